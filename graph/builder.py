@@ -1,0 +1,109 @@
+"""`build_graph`: any flow becomes a compiled LangGraph graph, with or without a server around it.
+
+START ─┬─ intent given ──► its stage ──► END (or the next stage, in a flow that waits for nothing)
+       ├─ no intent ─────► classifier ─► the stage, or the fallback
+       └─ unknown ───────► fallback ───► END
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+
+from graph.flow import Flow
+from graph.loader import load_flow
+from graph.routing import CLASSIFIER, FALLBACK, Routes, decide, normal_intent, routes_of
+from nodes.classify import CLASSIFIER_TIMEOUT, ClassifierNode, TriggerClassifier
+from nodes.ports import AgentCaller, Classifier, TurnContext
+from nodes.remote import Caller
+from nodes.spec import Place
+from nodes.stage import FlowFacts, StageNode
+from nodes.state import CallState
+
+AGENT_TIMEOUT = 15.0
+
+CallGraph = CompiledStateGraph[CallState, TurnContext, CallState, CallState]
+Checkpointer = BaseCheckpointSaver[Any] | Literal["memory"] | None
+
+
+def build_graph(
+    flow: str | Path | Flow = "call",
+    *,
+    caller: AgentCaller | None = None,
+    classifier: Classifier | None = None,
+    checkpointer: Checkpointer = "memory",
+    agent_timeout: float = AGENT_TIMEOUT,
+    classifier_timeout: float = CLASSIFIER_TIMEOUT,
+    env: Mapping[str, str] | None = None,
+) -> CallGraph:
+    """Compile a flow.
+
+    Args:
+        flow: a shipped flow's name, a path to a YAML file, or a loaded flow.
+        caller: who reaches the agents; by default over A2A at the addresses in the flow.
+        classifier: who fills in a missing intent; by default the flow's trigger words.
+        checkpointer: where calls live; in memory by default, None for a host that brings its own.
+        agent_timeout: seconds for one attempt where the flow does not say.
+        classifier_timeout: seconds for the classifier.
+        env: where the flow's `${NAME}` are looked up; the process's environment by default.
+
+    Raises:
+        graph.loader.FlowError: if the flow does not check.
+    """
+    loaded = load_flow(flow, env)
+    routes = routes_of(loaded)
+    facts = FlowFacts(loaded.flow, loaded.digest, loaded.agents, routes.places, loaded.fallback, agent_timeout)
+    reach = caller or Caller()
+    graph = StateGraph(CallState, context_schema=TurnContext)
+    for place in routes.places.values():
+        graph.add_node(place.name, StageNode(facts, place, reach), destinations=_ways(routes, place))
+    if loaded.fallback:
+        graph.add_node(FALLBACK, StageNode(facts, None, reach))
+        graph.add_edge(FALLBACK, END)
+    if routes.stages_of:
+        recognise = classifier or TriggerClassifier(loaded.triggers)
+        graph.add_node(CLASSIFIER, ClassifierNode(routes.places, recognise, classifier_timeout))
+    _connect(graph, routes)
+    saver = _in_memory() if checkpointer == "memory" else checkpointer
+    return graph.compile(checkpointer=saver, name=loaded.flow)
+
+
+def _connect(graph: StateGraph[CallState, TurnContext, CallState, CallState], routes: Routes) -> None:
+    stages = [place.name for place in routes.places.values()]
+    answering = [*stages, FALLBACK] if routes.flow.fallback else stages
+    entries = [*answering, CLASSIFIER] if routes.stages_of else answering
+    graph.add_conditional_edges(START, _router(routes), entries)
+    if routes.stages_of:
+        graph.add_conditional_edges(CLASSIFIER, _router(routes), answering)
+    if routes.flow.waits_for == "nothing":
+        for place in routes.places.values():
+            graph.add_conditional_edges(place.name, _onward(routes, place), list(_ways(routes, place)))
+
+
+def _ways(routes: Routes, place: Place) -> tuple[str, ...]:
+    """Name where the call may go from a stage; where the flow waits for the caller, this is only drawn."""
+    return (END,) if place.next_id is None else (routes.places[place.next_id].name, END)
+
+
+def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str]]:
+    async def route(state: CallState) -> str:
+        return decide(routes, state, normal_intent(state.get("intent")))
+
+    return route
+
+
+def _onward(routes: Routes, place: Place) -> Callable[[CallState], Coroutine[Any, Any, str]]:
+    async def onward(state: CallState) -> str:
+        moved = state.get("current_flow_id") != place.id
+        return routes.place_of(state).name if moved else END
+
+    return onward
+
+
+def _in_memory() -> BaseCheckpointSaver[Any]:
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    return InMemorySaver()

@@ -1,0 +1,93 @@
+"""What must hold before a flow may run: each rule yields what is wrong, where, and the remedy."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+
+from graph.flow import Flow
+from nodes.spec import UNKNOWN
+
+Place = tuple[str | int, ...]
+Found = Iterator[tuple[Place, str]]
+
+RESERVED = ("fallback", "classifier")
+"""Names of the graph's own nodes."""
+
+
+def problems_of(flow: Flow) -> list[tuple[Place, str]]:
+    """Return everything that keeps the flow from running, as (place in the document, what and remedy)."""
+    rules = (_kinds, _names, _ids, _agents, _triggers, _waits)
+    return [problem for rule in rules for problem in rule(flow)]
+
+
+def _kinds(flow: Flow) -> Found:
+    for name, stage in flow.stages.items():
+        if bool(stage.intents) == bool(stage.agent):
+            yield ("stages", name), f"stage {name!r} needs exactly one of `intents` and `agent`"
+
+
+def _names(flow: Flow) -> Found:
+    for name, stage in flow.stages.items():
+        if name in RESERVED:
+            yield ("stages", name), f"{name!r} is a name of the graph's own; choose another"
+        if UNKNOWN in stage.intents:
+            yield (
+                ("stages", name, "intents", UNKNOWN),
+                f"{UNKNOWN!r} is legal everywhere already; name the agent that answers it under `fallback`",
+            )
+
+
+def _ids(flow: Flow) -> Found:
+    seen: dict[int, str] = {}
+    for name, number in flow.stage_ids().items():
+        if number in seen:
+            yield ("stages", name), f"stages {seen[number]!r} and {name!r} both have id {number}; change one"
+        seen.setdefault(number, name)
+
+
+def _agents(flow: Flow) -> Found:
+    named: list[tuple[Place, str]] = []
+    named += [(("stages", name, "agent"), stage.agent) for name, stage in flow.stages.items() if stage.agent]
+    named += [
+        (("stages", name, "intents", intent), agent)
+        for name, stage in flow.stages.items()
+        for intent, agent in stage.intents.items()
+    ]
+    named += [(("fallback",), flow.fallback)] if flow.fallback else []
+    for place, agent in named:
+        if agent not in flow.agents:
+            yield place, f"agent {agent!r} is not defined; {_remedy(agent, flow.agents, 'agents')}"
+    for agent in flow.agents:
+        if agent not in {name for _, name in named}:
+            yield ("agents", agent), f"no stage uses agent {agent!r}; name it in one, or remove it"
+
+
+def _triggers(flow: Flow) -> Found:
+    intents = {intent for stage in flow.stages.values() for intent in stage.intents}
+    for intent, phrases in flow.triggers.items():
+        if intent not in intents:
+            yield (
+                ("triggers", intent),
+                f"no stage has the intent {intent!r}; {_remedy(intent, intents, 'a stage')}",
+            )
+        for index, phrase in enumerate(phrases):
+            if not phrase.strip():
+                yield ("triggers", intent, index), "an empty trigger would always match; remove it"
+
+
+def _waits(flow: Flow) -> Found:
+    asks = [name for name, stage in flow.stages.items() if stage.intents]
+    if asks and flow.waits_for != "caller":
+        yield (
+            ("stages", asks[0], "intents"),
+            f"stage {asks[0]!r} needs the caller's intent, but the flow does not wait; add `waits_for: caller`",
+        )
+    if asks and not flow.fallback:
+        yield (
+            ("stages", asks[0], "intents"),
+            "nobody answers an unknown intent; name an agent under `fallback`",
+        )
+
+
+def _remedy(name: str | None, known: Iterable[str], where: str) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"define it under {where}"

@@ -1,0 +1,56 @@
+"""The flow language: stages and the ways between them, as data that a careful reader understands unaided.
+
+The models are the language; its JSON Schema is generated from them. Reading files is `graph.loader`'s work, and
+what must hold across a whole flow is `graph.checks`'.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, PrivateAttr
+
+from nodes.spec import Agent, Name, Record, Stage
+
+
+class Flow(Record):
+    """A flow as its file writes it."""
+
+    flow: Name = Field(description="The flow's name.")
+    version: int = Field(default=1, ge=1)
+    about: str = ""
+    waits_for: Literal["caller", "nothing"] = Field(
+        default="nothing",
+        description="`caller`: a run ends after each stage and the next turn starts the next one; "
+        "`nothing`: a run goes on to the end.",
+    )
+    agents: dict[Name, Agent] = Field(min_length=1, description="The agents the stages may name.")
+    stages: dict[Name, Stage] = Field(min_length=1, description="The stages, in the order a call passes them.")
+    fallback: Name | None = Field(
+        default=None, description="The agent that answers `unknown` at any stage; it never advances the call."
+    )
+    triggers: dict[Name, list[str]] = Field(
+        default_factory=dict,
+        description="Words by which an intent is recognised without a model: `refund*` also finds refunded, "
+        "`#` any word with a digit.",
+    )
+
+    _digest: str = PrivateAttr(default="")
+
+    @property
+    def digest(self) -> str:
+        """A hash of what the file says; environment and comments leave it as it is."""
+        return self._digest
+
+    def with_digest(self, digest: str) -> Self:
+        """Return the same flow, known by `digest`."""
+        flow = self.model_copy()
+        flow._digest = digest
+        return flow
+
+    def stage_ids(self) -> dict[str, int]:
+        """Return each stage's `intent_flow_id`: its own, or its place in the file."""
+        return {name: stage.id or place for place, (name, stage) in enumerate(self.stages.items(), start=1)}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the flow language, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Flow.model_json_schema()}

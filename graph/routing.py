@@ -1,0 +1,121 @@
+"""Pure decisions: which intents are legal, and whether a turn runs, is classified, falls back or is refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from graph.flow import Flow
+from nodes.spec import UNKNOWN, Place, Stage
+from nodes.state import CallState
+
+CLASSIFIER = "classifier"
+FALLBACK = "fallback"
+
+
+class Refused(Exception):
+    """A turn that is not legal now; nothing runs and nothing is saved.
+
+    Attributes:
+        reason: a stable name for machines.
+        facts: what a client may want to know, JSON-native.
+    """
+
+    def __init__(
+        self,
+        reason: Literal["intent-not-legal", "call-complete", "another-account"],
+        message: str,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.facts = facts
+
+
+@dataclass(frozen=True)
+class Routes:
+    """A flow as the router sees it."""
+
+    flow: Flow
+    places: Mapping[int, Place] = field(default_factory=dict)
+
+    @cached_property
+    def stages_of(self) -> Mapping[str, list[str]]:
+        """The stages at which each intent is legal."""
+        found: dict[str, list[str]] = {}
+        for place in self.places.values():
+            for intent in place.stage.intents:
+                found.setdefault(intent, []).append(place.name)
+        return found
+
+    def place_of(self, state: Mapping[str, Any]) -> Place:
+        """Return where the call is; a new call is at the first stage."""
+        first = next(iter(self.places.values()))
+        return self.places.get(state.get("current_flow_id", first.id), first)
+
+
+def routes_of(flow: Flow) -> Routes:
+    """Lay out the flow's stages in order, each with the one that follows."""
+    ids = flow.stage_ids()
+    names = list(flow.stages)
+    following = dict(zip(names, [*names[1:], None], strict=True))
+    places = {}
+    for name, stage in flow.stages.items():
+        after = following[name]
+        places[ids[name]] = Place(name, ids[name], stage, ids[after] if after else None)
+    return Routes(flow, places)
+
+
+def decide(routes: Routes, state: CallState | Mapping[str, Any], intent: str | None) -> str:
+    """Return the node that this turn goes to.
+
+    Raises:
+        Refused: if the call is complete, or the intent is known but not legal at this stage.
+    """
+    if state.get("is_complete"):
+        raise Refused("call-complete", "the call is complete; start another with a new call_identify_id")
+    place = routes.place_of(state)
+    if place.stage.agent:
+        return place.name
+    if intent is None:
+        return CLASSIFIER
+    if intent in place.stage.intents:
+        return place.name
+    if intent == UNKNOWN or intent not in routes.stages_of:
+        return FALLBACK
+    raise _not_legal(routes, place, intent)
+
+
+def same_account(state: Mapping[str, Any], account_id: str) -> None:
+    """Refuse a turn that names another account than the call's.
+
+    Raises:
+        Refused: if it does; the call's own account is not told.
+    """
+    if state.get("account_id") and state["account_id"] != account_id:
+        raise Refused(
+            "another-account",
+            "this call belongs to another account_id; use the one it began with, or a new call_identify_id",
+        )
+
+
+def normal_intent(intent: str | None) -> str | None:
+    """Return the intent, or None where the client left it out (absent, null or blank)."""
+    return (intent or "").strip() or None
+
+
+def legal_intents(stage: Stage) -> list[str]:
+    """Return the intents a client may send at the stage."""
+    return [*stage.intents, UNKNOWN]
+
+
+def _not_legal(routes: Routes, place: Place, intent: str) -> Refused:
+    legal = legal_intents(place.stage)
+    return Refused(
+        "intent-not-legal",
+        f"intent {intent!r} is not legal at stage {place.name!r}; send one of {', '.join(legal)}, or none",
+        current_flow_id=place.id,
+        stage=place.name,
+        legal_intents=legal,
+        legal_at=routes.stages_of[intent],
+    )

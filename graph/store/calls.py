@@ -1,0 +1,121 @@
+"""The life of a call in the store: a turn is begun under a lease, then committed or abandoned; readers see commits.
+
+`Calls` is what the server needs of any store. An `OpenTurn` goes with the run to the saver, so that what `begin`
+loaded is not loaded again and what is saved is saved by the turn that holds the lease.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
+
+from nodes.state import Step
+
+TURN = "turn"
+"""Where a run's `configurable` carries its open turn."""
+
+
+@dataclass(slots=True)
+class OpenTurn:
+    """A turn that holds its call's lease."""
+
+    thread: str
+    token: str
+    """The fence: a commit is refused once another turn has begun."""
+    incarnation: str
+    loaded: CheckpointTuple | None
+    """The call as it was committed last; None for a new call."""
+    head: str | None = None
+    """The checkpoint committed last, also within this turn."""
+    one_save: bool = True
+    """Whether the run saves once, at its end, so that the save may also give the lease back."""
+    closed: bool = False
+    """Whether the lease was given back."""
+    saved: str | None = None
+    """The checkpoint a stock saver wrote last; it counts once the commit names it."""
+    trail: list[Step] = field(default_factory=list)
+    """The whole audit trail, once the call is complete."""
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The call's state as it was committed last."""
+        return self.loaded.checkpoint["channel_values"] if self.loaded else {}
+
+    def config(self) -> RunnableConfig:
+        """Return the configuration of the run that this turn is."""
+        return {"configurable": {"thread_id": self.thread, TURN: self}}
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A call as readers see it."""
+
+    state: Mapping[str, Any]
+    steps: Sequence[Step]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A call's state after one turn."""
+
+    checkpoint_id: str
+    saved_at: str
+    state: Mapping[str, Any]
+
+
+class Calls(Protocol):
+    """Where calls live. Every method may raise `StoreUnavailable`."""
+
+    async def begin(self, thread: str) -> OpenTurn:
+        """Take the lease and load the call, in one round trip where the store can.
+
+        Raises:
+            Busy: if another turn holds the lease.
+        """
+
+    async def finish(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
+        """Commit what the run saved, unless its saver already has, and give the lease back.
+
+        Raises:
+            TurnLost: if the lease moved on; nothing of the turn is kept.
+        """
+
+    async def abandon(self, turn: OpenTurn) -> None:
+        """Give the lease back with nothing saved; a new call leaves no trace."""
+
+    async def renew(self, turn: OpenTurn) -> None:
+        """Hold the lease for its full time again."""
+
+    async def read(self, thread: str) -> CallRecord | None:
+        """Return the call with its audit trail, or None if there is none."""
+
+    async def history(self, thread: str) -> list[Moment]:
+        """Return the state after each turn, oldest first."""
+
+    async def delete(self, thread: str) -> bool:
+        """Remove everything of the call; tell whether there was one.
+
+        Raises:
+            Busy: if a turn is in flight.
+        """
+
+    async def ping(self) -> None:
+        """Return if the store answers.
+
+        Raises:
+            StoreUnavailable: if it does not.
+        """
+
+
+def turn_of(config: RunnableConfig) -> OpenTurn | None:
+    """Return the turn that a run belongs to; Studio, notebooks and conformance tests have none."""
+    turn = config.get("configurable", {}).get(TURN)
+    return turn if isinstance(turn, OpenTurn) else None
+
+
+def new_steps(turn: OpenTurn, values: Mapping[str, Any]) -> list[Step]:
+    """Return the steps in `values` that the call did not have when the turn began."""
+    known = turn.state.get("step_count", 0)
+    return [step for step in values.get("steps") or [] if step["number"] > known]

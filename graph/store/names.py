@@ -1,0 +1,32 @@
+"""Names of threads and keys: injective and case-safe, because the stock saver matches thread ids without regard to
+case and finds nothing for ids with commas."""
+
+import re
+
+_SAFE = re.compile(r"[a-z0-9_]+")
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
+
+
+def thread_name(tenant: str, call_identify_id: str) -> str:
+    """Return the LangGraph thread of a call: `default__call_2d1` for `call-1` of tenant `default`."""
+    return f"{encode(tenant)}__{encode(call_identify_id)}"
+
+
+def encode(text: str) -> str:
+    """Keep small letters and digits; write every other byte as `_` and two hex digits."""
+    return "".join(chr(byte) if byte in _PLAIN else f"_{byte:02x}" for byte in text.encode())
+
+
+def decode(text: str) -> str:
+    """Undo `encode`."""
+    return re.sub(rb"_([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode()).decode()
+
+
+def tag_of(thread_id: str) -> str:
+    """Return what stands for a thread in key names; any thread id has one of its own."""
+    return thread_id if _SAFE.fullmatch(thread_id) else "~" + encode(thread_id)
+
+
+def thread_of(tag: str) -> str:
+    """Undo `tag_of`."""
+    return decode(tag[1:]) if tag.startswith("~") else tag

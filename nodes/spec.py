@@ -1,0 +1,79 @@
+"""What a node must know of a flow: frozen records, checked when the flow is read and only read afterwards."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+UNKNOWN = "unknown"
+"""The intent that is always legal: the fallback agent answers it and the call stays where it is."""
+
+Effect = Literal["read", "write"]
+"""`write` moves money or changes records; such a request is never sent twice."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+
+
+def _seconds(value: Any) -> Any:
+    """Read `15s`, `250ms`, `2m` or a bare number of seconds."""
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is not a duration; write it as 15s, 250ms or 2m")
+        return float(match[1]) * _UNIT_SECONDS[match[2]]
+    return value
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is not an address; write it as http://host:port")
+    return value.rstrip("/")
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=86_400)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Agent(Record):
+    """A named remote capability that speaks A2A."""
+
+    url: HttpUrl = Field(description="Where the agent answers; its card lies below it.")
+    timeout: Seconds | None = Field(
+        default=None, description="How long one attempt may take (15s unless configured)."
+    )
+
+
+class Stage(Record):
+    """A place in a flow: either the caller's intent picks the agent (`intents`), or one agent answers (`agent`)."""
+
+    id: int | None = Field(default=None, ge=1, description="Its `intent_flow_id`; its place in the file by default.")
+    about: str = ""
+    intents: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="The intents legal at this stage, each with the agent that answers it.",
+    )
+    agent: Name | None = Field(default=None, description="The one agent that answers at this stage.")
+    effect: Effect = Field(default="read", description="`write` if its agents move money or change records.")
+    timeout: Seconds | None = Field(default=None, description="How long one attempt may take at this stage.")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stage where it stands in its flow."""
+
+    name: str
+    id: int
+    stage: Stage
+    next_id: int | None
+    """The stage after it; None after the last."""

@@ -1,0 +1,111 @@
+"""The state of a call: a TypedDict of JSON-native values, and the record of a step.
+
+Per-turn values live in `EphemeralValue` channels, so that a turn without an intent cannot run the last turn's again.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from langgraph.channels import EphemeralValue
+from typing_extensions import TypedDict
+
+Status = Literal["success", "error"]
+
+IntentSource = Literal["declared", "llm", "triggers", "open_task", "none"]
+"""Where an intent came from: the client, the classifier's model or trigger words, a remote task that waits for
+the caller, or nowhere."""
+
+
+class RemoteTask(TypedDict):
+    """Our side of a conversation with one agent."""
+
+    context_id: str
+    task_id: NotRequired[str]
+    """Only while the agent's task waits for the caller."""
+    stage: NotRequired[str]
+    intent: NotRequired[str]
+
+
+class Step(TypedDict):
+    """The record of one agent call made in a stage: a line of the audit trail."""
+
+    number: int
+    """Counts from 1 within a call."""
+    stage: str
+    intent_flow_id: int
+    intent: str
+    intent_source: IntentSource
+    input_message: str
+    agent: str
+    a2a_agent_url: str
+    message_id: str
+    response_status: Status
+    response_data: dict[str, Any]
+    timestamp: str
+    """When the agent was called, ISO 8601 in UTC."""
+    duration_ms: float
+    next_flow_id: int | None
+    """Where the next turn goes; null when the call is complete."""
+    is_complete: bool
+
+
+class Summary(TypedDict):
+    """What is left to say when a call is complete; readers add the audit trail to it as `steps`."""
+
+    call_identify_id: str
+    account_id: str
+    eci: str
+    completed_flows: list[int]
+    step_count: int
+    started_at: str
+    ended_at: str
+
+
+class CallState(TypedDict, total=False):
+    """Everything a call remembers between turns, and what one turn carries."""
+
+    call_identify_id: str
+    account_id: str
+    eci: str
+    incarnation: str
+    """A random id made with the call: a reused call id is another call to the agents."""
+    current_flow_id: int
+    completed_flows: list[int]
+    is_complete: bool
+    ended: Literal["completed", "canceled", "failed"]
+    session_summary: Summary
+    step_count: int
+    remote_tasks: dict[str, RemoteTask]
+    """By agent name."""
+    last_agent: str
+    """Who answered the caller last, the fallback aside."""
+    created_at: str
+    updated_at: str
+
+    steps: Annotated[list[Step], EphemeralValue]
+    """The steps made since the last save; the trail is kept beside the state (or is the state's history)."""
+    input_message: Annotated[str, EphemeralValue]
+    intent: Annotated[str | None, EphemeralValue]
+    intent_source: Annotated[IntentSource, EphemeralValue]
+    metadata: Annotated[dict[str, Any], EphemeralValue]
+    """What the client adds for the agents."""
+    messages: Annotated[list[Any], EphemeralValue]
+    """Chat messages, another way in and out for LangGraph Studio: the last human one is the `input_message`."""
+
+
+TURN_KEYS = ("input_message", "intent", "intent_source", "metadata", "messages")
+"""The per-turn channels that a node running before the stage must pass on."""
+
+
+def said(state: CallState) -> str:
+    """Return what the caller said this turn."""
+    if state.get("input_message"):
+        return state["input_message"]
+    return next((_text(message) for message in reversed(state.get("messages") or [])), "")
+
+
+def _text(message: Any) -> str:
+    content = message.get("content", "") if isinstance(message, dict) else getattr(message, "content", "")
+    if isinstance(content, str):
+        return content
+    blocks = [block if isinstance(block, str) else block.get("text", "") for block in content]
+    return "\n".join(block for block in blocks if block)
