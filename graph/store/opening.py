@@ -13,7 +13,7 @@ from typing import Any, Literal
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from graph.store.calls import Calls
 from graph.store.embedded import embedded_store
@@ -26,7 +26,7 @@ Kind = Literal["core", "langgraph-redis", "memory"]
 
 _MARKER = "flows:checkpointer"
 _CONNECTIONS = 256
-_NEEDED = ("FT.SEARCH", "JSON.SET")
+_PROBES = (("FT._LIST",), ("JSON.TYPE", "flows:probe"))
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ async def _core(client: Redis, ttl: int) -> Store:
 async def _langgraph_redis(client: Redis, ttl: int) -> Store:
     from graph.store.langgraph_redis import TurnwiseRedisSaver
 
-    # The stock saver counts minutes. Its checkpoints outlive the call's own keys by one, so that a head is never lost.
+    # The stock saver counts minutes. Its checkpoints outlive the call's own keys by one: a head is never lost.
     saver = TurnwiseRedisSaver(redis_client=client, ttl={"default_ttl": ttl / 60 + 1, "refresh_on_read": False})
     async with answering():
         await saver.asetup()
@@ -128,10 +128,14 @@ async def _chosen(client: Redis, choice: Choice) -> Kind:
 
 
 async def _has_json_and_search(client: Redis) -> bool:
+    """Ask by use: `COMMAND INFO` of an unknown command breaks redis-py 8."""
     async with answering():
-        known = await client.execute_command("COMMAND", "INFO", *_NEEDED)
-    found = known.values() if isinstance(known, dict) else known
-    return len(found) == len(_NEEDED) and all(found)
+        for probe in _PROBES:
+            try:
+                await client.execute_command(*probe)  # type: ignore[no-untyped-call]
+            except ResponseError:
+                return False
+    return True
 
 
 async def _mark(client: Redis, kind: Kind) -> None:

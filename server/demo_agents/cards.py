@@ -15,9 +15,7 @@ _PROTOCOL_VERSION = {"0.3": "0.3.0", "1.0": "1.0"}
 
 def card_of(name: str, row: DemoAgent, url: str) -> AgentCard:
     """The card of the agent `name`, reachable at `url`."""
-    interface = AgentInterface(
-        url=url, protocol_binding="JSONRPC", protocol_version=_PROTOCOL_VERSION[row.dialect]
-    )
+    interface = AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version=_PROTOCOL_VERSION[row.dialect])
     return AgentCard(
         name=f"{name} agent",
         description=row.about,

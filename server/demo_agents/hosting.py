@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from a2a.server.request_handlers import DefaultRequestHandler
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
@@ -17,40 +14,25 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uvicorn import Config, Server
 
 from server.demo_agents.agents import AGENTS, DemoAgent
 from server.demo_agents.cards import card_of, served_form
 from server.demo_agents.desks import RefundDesk
 from server.demo_agents.executor import BehaviourExecutor
 from server.demo_agents.tasks import ContextOfTask, RecentTasks
+from server.listening import listen, serving, url_of
 
 # A parked task costs the sdk about 50 kB until it is released; a later message brings it back from the store.
 _PARKED_SECONDS = 30.0
 _SHUTDOWN_SECONDS = 2
 
 
-class DemoAgentError(Exception):
-    """Something that keeps the demo agents from being served."""
-
-
-class UnknownAgent(DemoAgentError):  # noqa: N818
+class UnknownAgent(Exception):
     """There is no demo agent of that name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no demo agent {name!r}; there are: {', '.join(AGENTS)}")
         self.name = name
-
-
-class PortInUse(DemoAgentError):  # noqa: N818
-    """The port an agent should listen on is taken; nothing was started."""
-
-    def __init__(self, name: str, port: int) -> None:
-        super().__init__(
-            f"port {port} of the {name!r} agent is in use; stop what listens there or choose another port"
-        )
-        self.name = name
-        self.port = port
 
 
 def build_app(name: str, url: str) -> Starlette:
@@ -73,28 +55,22 @@ def build_app(name: str, url: str) -> Starlette:
 
 
 @asynccontextmanager
-async def serve(
-    host: str = "127.0.0.1", ports: Mapping[str, int] | None = None
-) -> AsyncIterator[dict[str, str]]:
+async def serve(host: str = "127.0.0.1", ports: Mapping[str, int] | None = None) -> AsyncIterator[dict[str, str]]:
     """Serves the agents named in `ports` (default: all, at their own ports) and yields their URLs by name.
 
     Port 0 takes a free one. Signals are left to the caller. Raises `PortInUse` or `UnknownAgent` before
-    anything is started. Sets the levels of the `uvicorn` and `a2a` loggers, which are the process's own.
+    anything is started. Sets the level of the `a2a` logger, which is the process's own.
     """
     if ports is None:
         ports = {name: row.port for name, row in AGENTS.items()}
     logging.getLogger("a2a").setLevel(logging.ERROR)
-    with ExitStack() as stack:
-        listening = {name: stack.enter_context(_listen(name, host, port)) for name, port in ports.items()}
-        urls = {name: _url(listener) for name, listener in listening.items()}
+    async with AsyncExitStack() as stack:
+        listening = {name: stack.enter_context(listen(f"agent {name!r}", host, port)) for name, port in ports.items()}
+        urls = {name: url_of(listener) for name, listener in listening.items()}
         apps = {name: build_app(name, url) for name, url in urls.items()}
-        servers: list[Server] = []
-        try:
-            for name, app in apps.items():
-                servers.append(await _start(app, listening[name]))
-            yield urls
-        finally:
-            await asyncio.gather(*(server.shutdown() for server in servers))
+        for name, app in apps.items():
+            await stack.enter_async_context(serving(app, listening[name], grace=_SHUTDOWN_SECONDS))
+        yield urls
 
 
 def _row(name: str) -> DemoAgent:
@@ -133,41 +109,3 @@ def _closing(handler: DefaultRequestHandler) -> Callable[[Starlette], AbstractAs
         await handler.aclose()
 
     return lifespan
-
-
-def _listen(name: str, host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where the protocol is named, which socket.create_server does not do;
-    # without it every answer on a kept-alive connection but the first takes 40 ms (Nagle, delayed ACK).
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(name, port) from error
-        raise
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-async def _start(app: Starlette, listener: socket.socket) -> Server:
-    """Starts without `Server.serve`, which takes over the signal handlers of the process."""
-    config = Config(
-        app,
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-    )
-    config.load()
-    server = Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
-    return server

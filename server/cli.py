@@ -1,0 +1,141 @@
+"""The `flows` command. Each command imports what it needs when it runs, so that `flows check` answers at once."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Runs customer-service calls through flows of remote A2A agents.",
+)
+
+FlowArgument = Annotated[str, typer.Argument(help="A YAML file, or a shipped flow's name.")]
+
+
+@app.command()
+def check(flow: FlowArgument = "call") -> None:
+    """Check a flow: file, line and remedy for everything wrong with it."""
+    with _clear_errors():
+        from graph.loader import load_flow
+
+        loaded = load_flow(flow)
+        intents = sum(len(stage.intents) for stage in loaded.stages.values())
+        typer.echo(
+            f"{loaded.flow} (version {loaded.version}) is sound: "
+            f"{len(loaded.stages)} stages, {intents} intents, {len(loaded.agents)} agents"
+        )
+
+
+@app.command()
+def draw(
+    flow: FlowArgument = "call",
+    png: Annotated[Path | None, typer.Option(help="Write a picture to this file instead.")] = None,
+) -> None:
+    """Draw a flow as Mermaid text, or as a PNG picture (no network needed)."""
+    with _clear_errors():
+        from graph import draw as drawing
+        from graph.loader import load_flow
+
+        loaded = load_flow(flow)
+        if png is None:
+            typer.echo(drawing.mermaid(loaded))
+        else:
+            png.write_bytes(drawing.png(loaded))
+            typer.echo(f"wrote {png}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the flow language, for editors."""
+    import json
+
+    from graph.flow import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Where to listen (FLOWS_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Which port (FLOWS_PORT); 0 takes a free one.")] = None,
+    flow: Annotated[str | None, typer.Option(help="Which flow (FLOWS_FLOW).")] = None,
+) -> None:
+    """Serve a flow over HTTP until Ctrl-C or SIGTERM."""
+    with _clear_errors():
+        from server.commands.serving import run_service
+
+        run_service({"host": host, "port": port, "flow": flow})
+
+
+@app.command(name="demo-agents")
+def demo_agents(host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1") -> None:
+    """Serve the ten demo agents on ports 8001 to 8010 until Ctrl-C or SIGTERM."""
+    with _clear_errors():
+        from server.commands.serving import run_demo_agents
+
+        run_demo_agents(host)
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the call.")] = False,
+) -> None:
+    """Start the demo agents and the service, and walk one call through all five stages."""
+    with _clear_errors():
+        from server.commands.demo import run_demo
+
+        run_demo(once=once)
+
+
+@app.command()
+def call(
+    url: Annotated[str, typer.Option(help="The service's address.")] = "http://127.0.0.1:8000",
+    call_id: Annotated[str | None, typer.Option("--call-id", help="Go on with this call.")] = None,
+    account: Annotated[str, typer.Option(help="The account_id to send.")] = "ACC-DEMO",
+    eci: Annotated[str, typer.Option(help="The eci to send.")] = "ECI-DEMO",
+) -> None:
+    """Talk to a running service as a caller would, seeing stage, agent and time of each answer."""
+    with _clear_errors():
+        from server.commands.talking import talk
+
+        talk(url, call_id, account, eci)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Say what is wrong and how to mend it, without a traceback, where the cause lies outside the program."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _expected()):
+            raise
+        for line in str(error).splitlines():
+            typer.echo(f"flows: {line}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Name the errors a user can do something about, among the modules that were needed at all."""
+    homes = {
+        "graph.loader": "FlowError",
+        "graph.draw": "DrawError",
+        "graph.store.errors": "StoreError",
+        "graph.store.embedded": "EmbeddedStoreError",
+        "server.listening": "PortInUse",
+        "server.settings": "SettingsError",
+    }
+    loaded: list[Any] = [
+        getattr(sys.modules[home], name, None) for home, name in homes.items() if home in sys.modules
+    ]
+    return (OSError, *[kind for kind in loaded if kind is not None])
+
+
+if __name__ == "__main__":
+    app()

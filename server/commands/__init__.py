@@ -1,0 +1,1 @@
+"""What the commands of `flows` do; `server.cli` only names them and loads them when they run."""

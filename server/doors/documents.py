@@ -1,0 +1,116 @@
+"""The documents of the HTTP contract, for reading requests and for the OpenAPI description of answers."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from server.identifiers import MESSAGE_LENGTH, Id, Intent
+
+_REQUEST: dict[str, JsonValue] = {
+    "call_identify_id": "CALL-001",
+    "account_id": "ACC-999",
+    "eci": "ECI-7",
+    "input_message": "Hello, I need help",
+    "intent": "greeting",
+}
+_STEP: dict[str, JsonValue] = {
+    "number": 1,
+    "stage": "greeting",
+    "intent_flow_id": 1,
+    "intent": "greeting",
+    "intent_source": "declared",
+    "input_message": "Hello, I need help",
+    "agent": "greeting",
+    "a2a_agent_url": "http://greeting-agent:8001",
+    "response_status": "success",
+    "response_data": {"text": "Welcome to customer service."},
+    "timestamp": "2026-02-28T10:00:00.000Z",
+    "duration_ms": 12.5,
+    "next_flow_id": 2,
+    "is_complete": False,
+}
+
+
+class OrchestrateRequest(BaseModel):
+    """One message from the caller."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_REQUEST]}, strict=True)
+
+    call_identify_id: Id = Field(description="Names the call; the first message under a new name begins one.")
+    account_id: Id = Field(description="The customer's account; the same for the whole call.")
+    eci: Id = Field(description="The e-commerce indicator, handed to the agents.")
+    input_message: str = Field(min_length=1, max_length=MESSAGE_LENGTH, description="What the caller said.")
+    intent: Intent = Field(default=None, description="What the caller wants; left out, the classifier decides.")
+    language: str | None = Field(default=None, max_length=35, description="The caller's language (BCP 47).")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Handed to the agents as it is.")
+
+
+class OrchestrateResponse(BaseModel):
+    """The answer to a turn."""
+
+    call_identify_id: str
+    intent_flow_id: int = Field(description="The stage that answered.")
+    intent: str
+    status: str = Field(description="`success`, or `error` if the agent failed; the call goes on either way.")
+    response: dict[str, Any] = Field(description="`text`, `data`, `files`, `task_state`, or `error`.")
+    next_flow_id: int | None = Field(description="The stage of the next turn; null when the call is complete.")
+    is_complete: bool
+    session_summary: dict[str, Any] | None = Field(description="Filled when the call is complete, with its steps.")
+    stage: str
+    agent: str
+    intent_source: str
+    step: int
+    duration_ms: float
+
+
+class Step(BaseModel):
+    """A line of the audit trail."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_STEP]}, extra="allow")
+
+    number: int
+    intent_flow_id: int
+    intent: str
+    input_message: str
+    a2a_agent_url: str
+    response_status: str
+    response_data: dict[str, Any]
+    timestamp: str
+
+
+class Session(BaseModel):
+    """Where a call stands."""
+
+    call_identify_id: str
+    account_id: str
+    eci: str
+    flow: str
+    current_flow_id: int
+    stage: str
+    legal_intents: list[str] = Field(description="What the next turn may want.")
+    completed_flows: list[int]
+    is_complete: bool
+    ended: str | None
+    session_summary: dict[str, Any] | None
+    steps: list[Step]
+    created_at: str
+    updated_at: str
+
+
+class Moment(BaseModel):
+    """The call after one turn."""
+
+    checkpoint_id: str
+    saved_at: str
+    current_flow_id: int
+    completed_flows: list[int]
+    is_complete: bool
+    step_count: int
+    step: Step | None
+
+
+class Deleted(BaseModel):
+    """A call that is gone."""
+
+    call_identify_id: str
+    deleted: bool

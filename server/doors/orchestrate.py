@@ -1,0 +1,46 @@
+"""`POST /orchestrate`: one turn of a call."""
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from server.doors.documents import OrchestrateRequest, OrchestrateResponse
+from server.doors.reading import read_document
+from server.problems import responses
+from server.runtime import Runtime
+from server.turns import TurnRequest
+
+router = APIRouter(tags=["calls"])
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": OrchestrateRequest.model_json_schema()}},
+    }
+}
+
+
+@router.post(
+    "/orchestrate",
+    summary="Take one turn of a call",
+    response_model=None,
+    openapi_extra=_BODY,
+    responses={200: {"model": OrchestrateResponse}, **responses(409, 413, 422, 503)},
+)
+async def orchestrate(request: Request) -> Response:
+    """Send what the caller said; a new `call_identify_id` begins a call.
+
+    An agent that fails is not an HTTP error: the answer is 200 with `status: "error"`, and the turn can be retried.
+    """
+    runtime: Runtime = request.app.state.runtime
+    sent = await read_document(request, OrchestrateRequest, runtime.settings.max_body_bytes)
+    turn = TurnRequest(
+        call_identify_id=sent.call_identify_id,
+        account_id=sent.account_id,
+        eci=sent.eci,
+        input_message=sent.input_message,
+        intent=sent.intent.strip() if sent.intent else None,
+        language=sent.language,
+        metadata=sent.metadata,
+        traceparent=request.headers.get("traceparent"),
+    )
+    return Response(orjson.dumps(await runtime.turns.run(turn)), media_type="application/json")

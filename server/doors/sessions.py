@@ -1,0 +1,126 @@
+"""`/session/{call_identify_id}`: where a call stands, what was done in it, and its end."""
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Path, Request, Response
+
+from graph.routing import legal_intents
+from graph.store.calls import CallRecord
+from graph.store.names import thread_name
+from graph.trail import full_summary
+from server.doors.documents import Deleted, Moment, Session, Step
+from server.identifiers import Id
+from server.problems import SessionNotFound, responses
+from server.runtime import Runtime
+
+router = APIRouter(prefix="/session/{call_identify_id}", tags=["calls"])
+
+CallId = Annotated[Id, Path(description="The call's name.", examples=["CALL-001"])]
+
+
+@router.get(
+    "",
+    summary="Where a call stands",
+    response_model=None,
+    responses={200: {"model": Session}, **responses(404, 422, 503)},
+)
+async def session(call_identify_id: CallId, request: Request) -> Response:
+    """Return the session document, with the whole audit trail."""
+    runtime: Runtime = request.app.state.runtime
+    record = await _record(runtime, call_identify_id)
+    return _json(_session(runtime, record))
+
+
+@router.get(
+    "/steps",
+    summary="The audit trail",
+    response_model=None,
+    responses={200: {"model": list[Step]}, **responses(404, 422, 503)},
+)
+async def steps(call_identify_id: CallId, request: Request) -> Response:
+    """Return every step of the call, oldest first."""
+    return _json((await _record(request.app.state.runtime, call_identify_id)).steps)
+
+
+@router.get(
+    "/history",
+    summary="The state after each turn",
+    response_model=None,
+    responses={200: {"model": list[Moment]}, **responses(404, 422, 503)},
+)
+async def history(call_identify_id: CallId, request: Request) -> Response:
+    """Return the state after each turn, oldest first, with the step that led to it."""
+    runtime: Runtime = request.app.state.runtime
+    record = await _record(runtime, call_identify_id)
+    by_number = {step["number"]: step for step in record.steps}
+    moments = await runtime.store.calls.history(_thread(runtime, call_identify_id))
+    return _json(
+        [
+            {
+                "checkpoint_id": moment.checkpoint_id,
+                "saved_at": moment.saved_at,
+                **{key: moment.state.get(key) for key in _REMEMBERED},
+                "step": by_number.get(moment.state.get("step_count", 0)),
+            }
+            for moment in moments
+        ]
+    )
+
+
+@router.delete(
+    "",
+    summary="End a call",
+    response_model=None,
+    responses={200: {"model": Deleted}, **responses(404, 409, 422, 503)},
+)
+async def delete(call_identify_id: CallId, request: Request) -> Response:
+    """End the call and remove everything that is kept of it."""
+    runtime: Runtime = request.app.state.runtime
+    if not await runtime.turns.end(call_identify_id):
+        raise _not_found(call_identify_id)
+    return _json({"call_identify_id": call_identify_id, "deleted": True})
+
+
+_REMEMBERED = ("current_flow_id", "completed_flows", "is_complete", "step_count", "updated_at")
+
+
+def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
+    state = record.state
+    place = runtime.routes.place_of(state)
+    complete = bool(state.get("is_complete"))
+    return {
+        "call_identify_id": state["call_identify_id"],
+        "account_id": state["account_id"],
+        "eci": state["eci"],
+        "flow": runtime.routes.flow.flow,
+        "current_flow_id": place.id,
+        "stage": place.name,
+        "legal_intents": [] if complete else legal_intents(place.stage),
+        "completed_flows": state["completed_flows"],
+        "is_complete": complete,
+        "ended": state.get("ended"),
+        "session_summary": full_summary(state.get("session_summary"), list(record.steps)) if complete else None,
+        "steps": record.steps,
+        "created_at": state["created_at"],
+        "updated_at": state["updated_at"],
+    }
+
+
+async def _record(runtime: Runtime, call_identify_id: str) -> CallRecord:
+    record = await runtime.store.calls.read(_thread(runtime, call_identify_id))
+    if record is None:
+        raise _not_found(call_identify_id)
+    return record
+
+
+def _thread(runtime: Runtime, call_identify_id: str) -> str:
+    return thread_name(runtime.settings.tenant, call_identify_id)
+
+
+def _not_found(call_identify_id: str) -> SessionNotFound:
+    return SessionNotFound(f"no session {call_identify_id!r}; it never began, was deleted, or has expired")
+
+
+def _json(document: Any) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json")

@@ -1,0 +1,152 @@
+"""What goes wrong, as `application/problem+json` (RFC 9457): one table from errors to wire codes for every door."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from graph.routing import Refused
+from graph.store.errors import Busy, StoreError, TurnLost
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class BadInput(Exception):
+    """A request that cannot be understood.
+
+    Attributes:
+        errors: for each field, its name and what to do.
+    """
+
+    def __init__(self, errors: Sequence[Mapping[str, str]]) -> None:
+        super().__init__("; ".join(f"{error['field']}: {error['message']}" for error in errors))
+        self.errors = list(errors)
+
+
+class BodyTooLarge(Exception):
+    """A request body longer than we read."""
+
+
+class SessionNotFound(Exception):
+    """No call of that name has taken a turn, or it has expired."""
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 says."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one kind of error looks on the wire."""
+
+    status: int
+    type: str
+    title: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+TABLE: Mapping[type[Exception], Row] = {
+    BadInput: Row(422, "bad-input", "The request cannot be understood"),
+    BodyTooLarge: Row(413, "body-too-large", "The request is too large"),
+    SessionNotFound: Row(404, "session-not-found", "There is no such session"),
+    Busy: Row(409, "turn-in-flight", "Another turn of this call is in flight", {"retry-after": "1"}),
+    TurnLost: Row(409, "turn-lost", "Another turn of this call has taken over", {"retry-after": "1"}),
+    StoreError: Row(503, "store-unavailable", "The store does not answer", {"retry-after": "2"}),
+}
+REFUSALS: Mapping[str, Row] = {
+    "intent-not-legal": Row(409, "intent-not-legal", "The intent is not legal at this stage"),
+    "call-complete": Row(409, "call-complete", "The call is complete"),
+    "another-account": Row(409, "another-account", "The call belongs to another account"),
+}
+INTERNAL = Row(500, "internal-error", "Something went wrong on our side")
+_DETAILS = {
+    "store-unavailable": "nothing of this turn was saved; send it again in a moment",
+    "internal-error": "the turn was not answered; send it again, and tell the operator if it happens twice",
+}
+
+
+def respond(row: Row, detail: str, **facts: Any) -> Response:
+    """Return the problem document."""
+    body = {"type": row.type, "title": row.title, "status": row.status, "detail": detail, **facts}
+    return Response(orjson.dumps(body), row.status, dict(row.headers), MEDIA_TYPE)
+
+
+def problem_of(error: Exception) -> Response:
+    """Translate an error that a door raised."""
+    if isinstance(error, Refused):
+        return respond(REFUSALS[error.reason], str(error), **error.facts)
+    if isinstance(error, BadInput):
+        return respond(TABLE[BadInput], str(error), errors=error.errors)
+    row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), INTERNAL)
+    return respond(row, _DETAILS.get(row.type) or str(error))
+
+
+def bad_input(error: ValidationError | RequestValidationError) -> BadInput:
+    """Say for each field what is wrong, without repeating what was sent."""
+    return BadInput([_field_error(detail) for detail in error.errors()])
+
+
+def install(app: FastAPI) -> None:
+    """Let the app answer errors with problem documents."""
+    for kind in (*TABLE, Refused):
+        app.add_exception_handler(kind, _handler)
+    app.exception_handler(RequestValidationError)(_on_validation)
+    app.exception_handler(HTTPException)(_on_http)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems a door may answer with, for the OpenAPI document."""
+    rows = [*TABLE.values(), *REFUSALS.values()]
+    titles = {status: "; ".join(row.title for row in rows if row.status == status) for status in statuses}
+    return {
+        status: {"description": title or "Error", "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+        for status, title in titles.items()
+    }
+
+
+async def _handler(request: Request, error: Exception) -> Response:
+    if isinstance(error, StoreError):
+        log.warning("turn not answered", path=request.url.path, reason=str(error))
+    return problem_of(error)
+
+
+async def _on_validation(request: Request, error: RequestValidationError) -> Response:
+    return problem_of(bad_input(error))
+
+
+async def _on_http(request: Request, error: HTTPException) -> Response:
+    kinds = {404: ("not-found", "There is nothing here"), 405: ("method-not-allowed", "Not with this method")}
+    kind, title = kinds.get(error.status_code, ("http-error", str(error.detail)))
+    detail = f"{request.method} leads nowhere at this path; see /docs for what does"
+    return respond(Row(error.status_code, kind, title, error.headers or {}), detail)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    log.error("request failed", path=request.url.path, exc_info=error)
+    return problem_of(error)
+
+
+def _field_error(detail: Any) -> dict[str, str]:
+    where = ".".join(str(part) for part in detail["loc"] if part not in ("body", "path", "query"))
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "missing":
+        message = "it is missing; add it"
+    if detail["type"] == "json_invalid":
+        message = "it is not JSON; send a JSON object in UTF-8"
+    return {"field": where or "body", "message": message}

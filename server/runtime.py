@@ -1,0 +1,73 @@
+"""Everything a service holds open, opened in order and closed in reverse: store, way to the agents, graph, turns."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from graph.builder import CallGraph, build_graph
+from graph.loader import load_flow
+from graph.routing import Routes, routes_of
+from graph.store.opening import Store, open_store
+from nodes.classify import ModelClassifier
+from nodes.ports import Classifier
+from nodes.remote import Caller, open_client
+from server.settings import Settings
+from server.turns import Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What the doors use."""
+
+    settings: Settings
+    routes: Routes
+    store: Store
+    graph: CallGraph
+    turns: Turns
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    """Open everything the service needs.
+
+    Raises:
+        graph.loader.FlowError: if the flow does not check.
+        graph.store.errors.StoreError: if the store cannot be used.
+        graph.store.embedded.EmbeddedStoreError: if the embedded store cannot be started.
+    """
+    routes = routes_of(load_flow(settings.flow))
+    opening = open_store(
+        choice=settings.checkpointer,
+        url=settings.redis_url,
+        data_dir=settings.data_dir,
+        ttl=settings.session_ttl_seconds,
+    )
+    async with opening as store, Caller(open_client(), max_reply_bytes=settings.max_reply_bytes) as caller:
+        graph = build_graph(
+            routes.flow,
+            caller=caller,
+            classifier=_classifier(settings),
+            checkpointer=store.saver,
+            agent_timeout=settings.agent_timeout_seconds,
+            classifier_timeout=settings.classifier_timeout_seconds,
+        )
+        turns = Turns(
+            graph,
+            routes,
+            store.calls,
+            tenant=settings.tenant,
+            turn_timeout=settings.turn_timeout_seconds,
+            busy_wait=settings.busy_wait_seconds,
+        )
+        yield Runtime(settings, routes, store, graph, turns)
+
+
+def _classifier(settings: Settings) -> Classifier | None:
+    """Return the model's classifier if there is a key; None leaves the flow's trigger words."""
+    if settings.openai_api_key is None:
+        return None
+    return ModelClassifier(
+        model=settings.openai_model,
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+    )

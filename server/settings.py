@@ -1,0 +1,59 @@
+"""One typed settings object, read once from the environment and passed down as small values."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Checkpointer = Literal["auto", "core", "langgraph-redis", "memory"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class SettingsError(Exception):
+    """The environment holds a setting that makes no sense; the message names it."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Times are seconds, sizes bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="FLOWS_", frozen=True, env_ignore_empty=True)
+
+    redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    openai_model: str = Field(default="gpt-4o-mini", validation_alias="OPENAI_MODEL")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    checkpointer: Checkpointer = "auto"
+    data_dir: Path = Path(".flows")
+    flow: str = "call"
+    tenant: str = Field(default="default", min_length=1, max_length=100)
+    session_ttl_seconds: int = Field(default=3600, ge=1)
+    agent_timeout_seconds: float = Field(default=15, gt=0)
+    turn_timeout_seconds: float = Field(default=20, gt=0)
+    classifier_timeout_seconds: float = Field(default=3, gt=0)
+    busy_wait_seconds: float = Field(default=5, ge=0)
+    max_body_bytes: int = Field(default=1_000_000, ge=1_000)
+    max_reply_bytes: int = Field(default=8_000_000, ge=1_000)
+    log_level: LogLevel = "info"
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: naming each variable that makes no sense.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explained(detail) for detail in error.errors())) from error
+
+
+def _explained(detail: Mapping[str, Any]) -> str:
+    name = str(detail["loc"][0])
+    variable = name if name.isupper() else f"FLOWS_{name.upper()}"
+    return f"{variable}: {detail['msg']}"
