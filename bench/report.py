@@ -101,11 +101,7 @@ def _targets(results: Results) -> list[str]:
         )
         for target in targets_of(results)
     ]
-    return (
-        [f"## What the design asks of `{SUBJECT}`", table(("", "asked", "seen", "kept"), rows)]
-        if rows
-        else []
-    )
+    return [f"## What the design asks of `{SUBJECT}`", table(("", "asked", "seen", "kept"), rows)] if rows else []
 
 
 def _rounds(results: Results) -> int:
@@ -180,9 +176,7 @@ def _command_list(results: Results) -> str:
     def counted(commands: dict[str, float]) -> str:
         return ", ".join(f"{command} {number:.1f}" for command, number in commands.items() if number >= 0.1)
 
-    return "\n".join(
-        f"- `{name}`: {counted(cost.commands_of_a_call)}" for name, cost in results.store.items()
-    )
+    return "\n".join(f"- `{name}`: {counted(cost.commands_of_a_call)}" for name, cost in results.store.items())
 
 
 def _memory_table(results: Results) -> str:

@@ -69,9 +69,7 @@ async def measure(name: Name, agent: Running, calls: int) -> StoreCost:
     return _cost(before, after, calls, by_intent, idle)
 
 
-def _cost(
-    before: _Reading, after: _Reading, calls: int, by_intent: dict[str, list[int]], idle: float
-) -> StoreCost:
+def _cost(before: _Reading, after: _Reading, calls: int, by_intent: dict[str, list[int]], idle: float) -> StoreCost:
     turns = calls * len(FIVE_TURNS)
     ran = after.commands - before.commands
     reads = [trips for intent, seen in by_intent.items() if intent != WRITE_INTENT for trips in seen]

@@ -52,9 +52,7 @@ PEER_TARGETS = (
 STORE_TARGETS = (
     Target("round trips of a read turn", 2, False, lambda results: results.store[SUBJECT].read_trips),
     Target("round trips of a write turn", 3, False, lambda results: results.store[SUBJECT].write_trips),
-    Target(
-        "bytes of a finished call", 6144, False, lambda results: results.store[SUBJECT].key_bytes_per_call
-    ),
+    Target("bytes of a finished call", 6144, False, lambda results: results.store[SUBJECT].key_bytes_per_call),
 )
 LONG_CALL = Target(
     "turn 1,000, × turn 1",

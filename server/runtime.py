@@ -1,14 +1,14 @@
 """Everything a service holds open, opened in order and closed in reverse: store, way to the agents, graph, turns."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from graph.builder import CallGraph, build_graph
+from graph.classifier import choose_classifier
 from graph.loader import load_flow
 from graph.routing import Routes, routes_of
 from graph.store.opening import Store, open_store
-from nodes.classify import ModelClassifier
 from nodes.ports import Classifier
 from nodes.remote import Caller, open_client
 from server.settings import Settings
@@ -27,15 +27,19 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None) -> AsyncIterator[Runtime]:
     """Open everything the service needs.
+
+    Args:
+        settings: how it is configured.
+        env: where the flow's `${NAME}` are looked up; the process's environment by default.
 
     Raises:
         graph.loader.FlowError: if the flow does not check.
         graph.store.errors.StoreError: if the store cannot be used.
         graph.store.embedded.EmbeddedStoreError: if the embedded store cannot be started.
     """
-    routes = routes_of(load_flow(settings.flow))
+    routes = routes_of(load_flow(settings.flow, env))
     opening = open_store(
         choice=settings.checkpointer,
         url=settings.redis_url,
@@ -63,11 +67,5 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 
 def _classifier(settings: Settings) -> Classifier | None:
-    """Return the model's classifier if there is a key; None leaves the flow's trigger words."""
-    if settings.openai_api_key is None:
-        return None
-    return ModelClassifier(
-        model=settings.openai_model,
-        api_key=settings.openai_api_key.get_secret_value(),
-        base_url=settings.openai_base_url,
-    )
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
+    return choose_classifier(key, model=settings.openai_model, base_url=settings.openai_base_url)

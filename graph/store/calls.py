@@ -33,6 +33,8 @@ class OpenTurn:
     """Whether the run saves once, at its end, so that the save may also give the lease back."""
     closed: bool = False
     """Whether the lease was given back."""
+    calls: "Calls | None" = field(default=None, repr=False)
+    """Where a stock saver has its checkpoints committed, if the run saves more than once."""
     saved: str | None = None
     """The checkpoint a stock saver wrote last; it counts once the commit names it."""
     trail: list[Step] = field(default_factory=list)
@@ -75,6 +77,13 @@ class Calls(Protocol):
             Busy: if another turn holds the lease.
         """
 
+    async def keep(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
+        """Commit what a stock saver saved last, and go on with the turn.
+
+        Raises:
+            TurnLost: if the lease moved on.
+        """
+
     async def finish(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
         """Commit what the run saved, unless its saver already has, and give the lease back.
 
@@ -83,7 +92,7 @@ class Calls(Protocol):
         """
 
     async def abandon(self, turn: OpenTurn) -> None:
-        """Give the lease back with nothing saved; a new call leaves no trace."""
+        """Give the lease back with nothing more saved; a new call leaves no trace."""
 
     async def renew(self, turn: OpenTurn) -> None:
         """Hold the lease for its full time again."""

@@ -2,12 +2,13 @@
 
 All keys of a call share one hash tag:
 
-    flows:{TAG}:call         hash: turn (the fence), lease (ms), opened, incarnation, head, done
-    flows:{TAG}:checkpoints  hash: NAMESPACE|CHECKPOINT-ID → checkpoint, metadata, parent
+    flows:{TAG}:call         hash: head, incarnation; while a turn is open also turn (the fence), lease, opened, expires
+    flows:{TAG}:checkpoints  hash: NAMESPACE|CHECKPOINT-ID → checkpoint, metadata, parent (empty beside a stock saver)
     flows:{TAG}:steps        list: the audit trail, oldest first
     flows:{TAG}:writes       hash: pending writes of interrupted runs
 
-Redis' own clock measures leases, so that replicas need not agree on the time.
+Redis' own clock measures leases, so that replicas need not agree on the time. Each script may run twice, because the
+client repeats one whose answer was lost.
 """
 
 _CLOCK = """
@@ -20,48 +21,49 @@ BEGIN = (
     + """
 -- KEYS call checkpoints steps writes   ARGV token lease_ms opened incarnation
 local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation')
-if had[1] and tonumber(had[1]) > now and had[2] ~= ARGV[1] then return {0, tonumber(had[1]) - now} end
-local incarnation = had[4] or ARGV[4]
+if had[1] and tonumber(had[1]) > now and had[2] ~= ARGV[1] then return {0} end
+local incarnation, left = had[4] or ARGV[4], redis.call('PTTL', KEYS[1])
 redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]),
   'opened', ARGV[3], 'incarnation', incarnation)
-local blob, writes = false, {}
-if had[3] then
-  for i = 1, 4 do redis.call('PERSIST', KEYS[i]) end
-  blob = redis.call('HGET', KEYS[2], '|' .. had[3])
-  writes = redis.call('HGETALL', KEYS[4])
+if not had[3] then
+  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4]) -- an evicted call may leave these behind
+  return {1, incarnation, false, false, {}}
 end
-return {1, incarnation, had[3], blob, writes}
+if left >= 0 then redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', now + left)) end
+for i = 1, 4 do redis.call('PERSIST', KEYS[i]) end
+return {1, incarnation, had[3], redis.call('HGET', KEYS[2], '|' .. had[3]), redis.call('HGETALL', KEYS[4])}
 """
 )
 
 COMMIT = """
 -- KEYS call checkpoints steps writes
 -- ARGV token parent head blob ttl release trail steps...
-local function expire()
-  if ARGV[5] ~= '0' then for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
-end
 local function trail() return ARGV[7] == '1' and redis.call('LRANGE', KEYS[3], 0, -1) or {} end
-local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'done')
-if had[3] == ARGV[1] and had[2] == ARGV[3] then return {1, trail()} end
+if redis.call('HEXISTS', KEYS[2], '|' .. ARGV[3]) == 1 then return {1, trail()} end
+local had = redis.call('HMGET', KEYS[1], 'turn', 'head')
 if had[1] ~= ARGV[1] or (had[2] or '') ~= ARGV[2] then return {0} end
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], '|' .. ARGV[3], ARGV[4]) end
+redis.call('HSET', KEYS[2], '|' .. ARGV[3], ARGV[4])
 redis.call('HSET', KEYS[1], 'head', ARGV[3])
+redis.call('HDEL', KEYS[1], 'expires')
 for i = 8, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
 if ARGV[6] == '1' then
-  redis.call('HSET', KEYS[1], 'done', ARGV[1])
   redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened')
-  expire()
+  if ARGV[5] ~= '0' then for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
 end
 return {1, trail()}
 """
 
 ABANDON = """
 -- KEYS call checkpoints steps writes   ARGV token ttl
-local had = redis.call('HMGET', KEYS[1], 'turn', 'head')
+-- A turn that committed nothing leaves the call the time it had: a stock saver's checkpoint lives no longer.
+local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'expires')
 if had[1] ~= ARGV[1] then return 0 end
-if not had[2] then return redis.call('DEL', KEYS[1]) end
-redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened')
-if ARGV[2] ~= '0' then for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[2]) end end
+if not had[2] then return redis.call('DEL', unpack(KEYS)) end
+redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'expires')
+for i = 1, 4 do
+  if had[3] then redis.call('PEXPIREAT', KEYS[i], had[3])
+  elseif ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+end
 return 1
 """
 
@@ -97,10 +99,18 @@ return 1
 DELETE = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes
-local had = redis.call('HMGET', KEYS[1], 'lease', 'head')
-if had[1] and tonumber(had[1]) > now then return -1 end
+-- KEYS call checkpoints steps writes   ARGV token
+local had = redis.call('HMGET', KEYS[1], 'lease', 'head', 'turn')
+if had[1] and tonumber(had[1]) > now and had[3] ~= ARGV[1] then return -1 end
 redis.call('DEL', unpack(KEYS))
 return had[2] and 1 or 0
 """
 )
+
+MARK = """
+-- KEYS marker   ARGV kind force
+local marked = redis.call('GET', KEYS[1])
+if marked and marked ~= ARGV[1] and ARGV[2] ~= '1' then return marked end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
+"""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,7 @@ from nodes.remote.dialect import GET_TASK, SEND, Unreadable, read_sent, read_tas
 from nodes.remote.errors import BadReply, RpcFailed, TimedOut
 
 MAX_REPLY_BYTES = 8_000_000
+CARD_TIMEOUT = 5.0
 _METHOD_NOT_FOUND = -32601
 _VERSION_NOT_SUPPORTED = -32009
 _POLL_FIRST, _POLL_LONGEST = 0.05, 1.0
@@ -21,24 +23,42 @@ _POLL_FIRST, _POLL_LONGEST = 0.05, 1.0
 
 def open_client(*, connections: int = 1024) -> httpx.AsyncClient:
     """Open the shared HTTP client: httpx over aiohttp, which holds its speed above 8 concurrent calls."""
-    from httpx_aiohttp import AiohttpTransport
+    from nodes.remote.transport import AgentTransport
 
-    limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
-    return httpx.AsyncClient(transport=AiohttpTransport(limits=limits, trust_env=False), timeout=None)  # noqa: S113
+    return _client(AgentTransport(connections=connections))
+
+
+def _client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """Make a client without timeouts (`Caller.call` has the one clock) and without cookies (calls share it).
+
+    Without a transport it also keeps no connections: those belong to an event loop, and a script may run several.
+    """
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    none_kept = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(  # noqa: S113
+        transport=transport, limits=none_kept, timeout=None, trust_env=False, cookies=no_cookies
+    )
 
 
 class Caller:
     """Reaches agents over A2A JSON-RPC, in whichever version their card offers.
 
     Args:
-        client: the HTTP client to use; by default a plain one of its own, opened on first use.
+        client: the HTTP client to use, closed with the caller; by default a plain one.
         max_reply_bytes: how long a reply may be, bytes.
+        card_timeout: seconds after which an agent that sends no card is taken to have none.
     """
 
-    def __init__(self, client: httpx.AsyncClient | None = None, *, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
-        self._client = client or httpx.AsyncClient(timeout=None, trust_env=False)  # noqa: S113  (deadline in call)
+    def __init__(
+        self,
+        client: httpx.AsyncClient | None = None,
+        *,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+        card_timeout: float = CARD_TIMEOUT,
+    ) -> None:
+        self._client = client or _client()
         self._max_reply_bytes = max_reply_bytes
-        self._cards = Cards(self._client)
+        self._cards = Cards(self._client, card_timeout)
 
     async def __aenter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ An agent without a card speaks A2A 0.3 at its own address.
 """
 
 import asyncio
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ CARD_PATH = "/.well-known/agent-card.json"
 _CARD_BYTES = 1_000_000
 _KEEP_SECONDS = 300.0
 _KEEP_MISSING_SECONDS = 30.0
-_FETCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,16 @@ class Endpoint:
 
 
 class Cards:
-    """The cards of all agents, by address."""
+    """The cards of all agents, by address.
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    Args:
+        client: the HTTP client to use.
+        timeout: seconds one card may take.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, timeout: float) -> None:
         self._client = client
+        self._timeout = timeout
         self._kept: dict[str, tuple[float, Endpoint]] = {}
         self._fetching: dict[str, asyncio.Task[Endpoint]] = {}
 
@@ -73,7 +79,7 @@ class Cards:
     async def _fetch(self, agent: str, url: str) -> Endpoint:
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         try:
-            async with asyncio.timeout(_FETCH_SECONDS):
+            async with asyncio.timeout(self._timeout):
                 status, content = await exchange(
                     self._client, agent, "GET", url + CARD_PATH, headers, None, _CARD_BYTES
                 )
@@ -89,21 +95,21 @@ class Cards:
 def read_endpoint(card: Mapping[str, Any], url: str) -> Endpoint | None:
     """Pick the newest JSON-RPC interface that the card offers, or none.
 
-    The card decides version and path; the host stays the one of `url`: addresses come from flows, and what runs
-    behind a proxy seldom knows its own.
+    The card decides version and path; scheme, host and port stay those of `url`: addresses come from flows, and what
+    runs behind a proxy or a mapped port seldom knows its own.
     """
     from a2a.client.card_resolver import parse_agent_card
     from google.protobuf.json_format import ParseError
 
     try:
-        interfaces = parse_agent_card(orjson.loads(orjson.dumps(card))).supported_interfaces
-    except ParseError:
+        interfaces = parse_agent_card(copy.deepcopy(dict(card))).supported_interfaces
+        offered = [
+            Endpoint(_at_host(interface.url, url), _dialect(interface.protocol_version))
+            for interface in interfaces
+            if interface.protocol_binding.upper() == "JSONRPC"
+        ]
+    except (ParseError, ValueError):
         return None
-    offered = [
-        Endpoint(_at_host(interface.url, url), _dialect(interface.protocol_version))
-        for interface in interfaces
-        if interface.protocol_binding.upper() == "JSONRPC"
-    ]
     return max(offered, key=lambda endpoint: endpoint.dialect, default=None)
 
 
@@ -113,6 +119,4 @@ def _dialect(version: str) -> Dialect:
 
 def _at_host(offered: str, configured: str) -> str:
     there, here = urlsplit(offered), urlsplit(configured)
-    if there.hostname == here.hostname:
-        return offered
     return urlunsplit((here.scheme, here.netloc, there.path, there.query, ""))

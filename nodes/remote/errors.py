@@ -20,6 +20,16 @@ class AgentError(Exception):
         self.agent = agent
 
 
+class Unsendable(AgentError):
+    """The message cannot be written as JSON (half a surrogate pair, a number beyond 64 bits): nothing was sent."""
+
+    kind = "unsendable"
+    retryable = False
+
+    def __init__(self, agent: str, what: str) -> None:
+        super().__init__(agent, f"the message to agent {agent!r} cannot be written as JSON: {what}")
+
+
 class Unreachable(AgentError):
     """No connection was made: the message was certainly not delivered."""
 

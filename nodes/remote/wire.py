@@ -3,10 +3,11 @@
 The caller of `send` bounds it in time; HTTP has no timeouts of its own here, so that there is one clock.
 """
 
+import base64
 import uuid
+import zlib
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import httpx
 import orjson
@@ -20,10 +21,12 @@ from nodes.remote.errors import (
     ReplyTooLarge,
     RpcFailed,
     Unreachable,
+    Unsendable,
 )
 
 _HEADERS = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
 _REASON_LENGTH = 200
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
 async def send(
@@ -48,7 +51,10 @@ async def send(
         headers[VERSION_HEADER] = dialect
     if traceparent:
         headers["traceparent"] = traceparent
-    body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+    try:
+        body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+    except TypeError as error:
+        raise Unsendable(agent, str(error)) from error
     status, content = await exchange(client, agent, "POST", url, headers, body, max_bytes)
     return _result(agent, request_id, status, content)
 
@@ -68,8 +74,8 @@ async def exchange(
         AgentError: if the connection fails or the body is longer than `max_bytes`.
     """
     status, location, content = await _once(client, agent, method, url, headers, body, max_bytes)
-    if status in (307, 308) and location and _same_origin(url, urljoin(url, location)):
-        status, _, content = await _once(client, agent, method, urljoin(url, location), headers, body, max_bytes)
+    if status in (307, 308) and location and (moved := _same_host(url, location)):
+        status, _, content = await _once(client, agent, method, moved, headers, body, max_bytes)
     return status, content
 
 
@@ -83,7 +89,8 @@ async def _once(
     max_bytes: int,
 ) -> tuple[int, str | None, bytes]:
     try:
-        request = client.build_request(method, url, headers=dict(headers), content=body)
+        address, fields = _addressed(url, headers)
+        request = client.build_request(method, address, headers=fields, content=body)
         response = await client.send(request, stream=True, follow_redirects=False)
         try:
             return (
@@ -93,28 +100,56 @@ async def _once(
             )
         finally:
             await response.aclose()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _translated(agent, error) from error
 
 
+def _addressed(url: str, headers: Mapping[str, str]) -> tuple[httpx.URL, dict[str, str]]:
+    """Return address and headers, with credentials moved from the one to the others.
+
+    httpx writes addresses to its log, and aiohttp refuses credentials that come in both.
+    """
+    address = httpx.URL(url)
+    if not address.userinfo:
+        return address, dict(headers)
+    credentials = base64.b64encode(f"{address.username}:{address.password}".encode()).decode()
+    bare = address.copy_with(username="", password="")
+    return bare, {**headers, "authorization": f"Basic {credentials}"}
+
+
 async def _read(agent: str, response: httpx.Response, max_bytes: int) -> bytes:
-    if int(response.headers.get("content-length") or 0) > max_bytes:
+    declared = response.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
         raise ReplyTooLarge(agent, max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():
         size += len(chunk)
         if size > max_bytes:
             raise ReplyTooLarge(agent, max_bytes)
         chunks.append(chunk)
-    return b"".join(chunks)
+    return _decoded(agent, response.headers.get("content-encoding", ""), b"".join(chunks), max_bytes)
 
 
-def _translated(agent: str, error: httpx.HTTPError) -> AgentError:
-    if isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol):
+def _decoded(agent: str, encoding: str, content: bytes, max_bytes: int) -> bytes:
+    """Decompress what came compressed though we asked for plain bytes; anything else is left as it is.
+
+    httpx would do it without a bound: 64 kB of zstd can hold gigabytes.
+    """
+    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
+        return content
+    try:
+        plain = zlib.decompressobj(_GZIP_OR_ZLIB).decompress(content, max_bytes + 1)
+    except zlib.error:
+        return content
+    if len(plain) > max_bytes:
+        raise ReplyTooLarge(agent, max_bytes)
+    return plain
+
+
+def _translated(agent: str, error: Exception) -> AgentError:
+    if isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol | httpx.InvalidURL):
         return Unreachable(agent, f"agent {agent!r} cannot be reached; check that it runs and its address is right")
-    if isinstance(error, httpx.DecodingError):
-        return BadReply(agent, "its body cannot be decoded")
     return Disconnected(agent, f"the connection to agent {agent!r} broke before its answer was complete")
 
 
@@ -129,10 +164,12 @@ def _result(agent: str, request_id: str, status: int, content: bytes) -> Any:
         if status != 200:
             raise HttpFailed(agent, status)
         raise BadReply(agent, "its body is not a JSON-RPC response")
-    if isinstance(envelope.get("error"), dict):
-        raise _rpc_failed(agent, envelope["error"])
-    if envelope.get("id") != request_id:
+    failed = isinstance(envelope.get("error"), dict)
+    # An agent that could not read the request does not know its id (JSON-RPC 2.0, section 5).
+    if envelope.get("id") != request_id and not (failed and envelope.get("id") is None):
         raise BadReply(agent, "it answers another request's id")
+    if failed:
+        raise _rpc_failed(agent, envelope["error"])
     if status != 200:
         raise HttpFailed(agent, status)
     if "result" not in envelope:
@@ -147,5 +184,13 @@ def _rpc_failed(agent: str, error: Mapping[str, Any]) -> RpcFailed:
     return RpcFailed(agent, code if isinstance(code, int) else 0, reason)
 
 
-def _same_origin(one: str, other: str) -> bool:
-    return urlsplit(one)[:2] == urlsplit(other)[:2]
+def _same_host(url: str, location: str) -> str | None:
+    """Return where a redirect leads, with our own credentials; None if that is another scheme, host or port."""
+    here = httpx.URL(url)
+    try:
+        there = here.join(location)
+    except httpx.InvalidURL:
+        return None
+    if (there.scheme, there.host, there.port) != (here.scheme, here.host, here.port):
+        return None
+    return str(here.copy_with(raw_path=there.raw_path))

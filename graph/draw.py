@@ -1,0 +1,106 @@
+"""Draws a flow, from the Flow alone: as Mermaid text, and as a PNG that needs neither network nor system packages.
+
+Flow ──drawing_of──► Drawing ─┬─► Mermaid text
+                              └─► `graph.picture` ──► PNG
+"""
+
+from itertools import pairwise
+
+from graph.drawing import Drawing, Edge, Kind, Node
+from graph.flow import Flow
+from nodes.spec import UNKNOWN, Stage
+
+_START = "start"
+_END = "finish"
+_FALLBACK = "fallback"
+_ESCAPED = {ord(sign): f"#{name};" for sign, name in {"&": "amp", "<": "lt", ">": "gt", '"': "quot"}.items()}
+_ESCAPED |= {ord(sign): f"#{ord(sign)};" for sign in "#`%\\"}
+_STYLES = """\
+    classDef start,finish fill:#0f172a,color:#ffffff,stroke:#0f172a
+    classDef stage fill:#ffffff,color:#0f172a,stroke:#64748b
+    classDef write fill:#fff7ed,color:#0f172a,stroke:#c2410c,stroke-width:3px
+    classDef aside fill:#f1f5f9,color:#0f172a,stroke:#64748b,stroke-dasharray:4"""
+
+
+class DrawError(Exception):
+    """A picture that cannot be painted here."""
+
+
+def mermaid(flow: Flow) -> str:
+    """Return the flow as a Mermaid flowchart, ready for a Markdown file."""
+    drawing = drawing_of(flow)
+    lines = [
+        f"%% {drawing.title}",
+        "flowchart TD",
+        *(f"    {node.key}{_box(node)}:::{_style(node)}" for node in drawing.nodes),
+        *(f"    {edge.source} {_arrow(edge)} {edge.target}" for edge in drawing.edges),
+        _STYLES,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def png(flow: Flow) -> bytes:
+    """Return the flow as a PNG, at twice the usual resolution.
+
+    Raises:
+        DrawError: if the packages that paint are not installed.
+    """
+    try:
+        from graph.picture import paint
+    except ModuleNotFoundError as error:
+        remedy = "pip install 'orchestrator-flows[draw]'"
+        raise DrawError(f"a PNG needs the package {error.name!r}; {remedy}, or draw Mermaid text instead") from error
+    return paint(drawing_of(flow))
+
+
+def drawing_of(flow: Flow) -> Drawing:
+    """Return what a picture of the flow shows."""
+    keys = {name: f"stage{place}" for place, name in enumerate(flow.stages, start=1)}
+    ids = flow.stage_ids()
+    stages = [_stage_node(keys[name], name, ids[name], stage) for name, stage in flow.stages.items()]
+    way = [_START, *keys.values(), _END]
+    edges = [Edge(source, target) for source, target in pairwise(way)]
+    nodes = [Node(_START, "start", "start"), *stages, Node(_END, "end", "end")]
+    if flow.fallback:
+        nodes.append(Node(_FALLBACK, "fallback", "aside", None, "", ((UNKNOWN, flow.fallback),)))
+        edges += [Edge(keys[name], _FALLBACK, UNKNOWN, True) for name, stage in flow.stages.items() if stage.intents]
+    return Drawing(f"{flow.flow}, version {flow.version}", _told(flow), tuple(nodes), tuple(edges))
+
+
+def _told(flow: Flow) -> str:
+    waits = "Each stage after the first begins with the caller's next turn." if flow.waits_for == "caller" else ""
+    return " ".join(part for part in (flow.about.strip(), waits) if part)
+
+
+def _stage_node(key: str, name: str, number: int, stage: Stage) -> Node:
+    kind: Kind = "write" if stage.effect == "write" else "stage"
+    rows = tuple(stage.intents.items()) or (("", stage.agent or ""),)
+    return Node(key, name, kind, number, stage.about, rows)
+
+
+def _box(node: Node) -> str:
+    if node.kind in ("start", "end"):
+        return f'(["{_escaped(node.title)}"])'
+    lines = [f"<b>{_escaped(_heading(node))}</b>"]
+    lines += [f"<i>{_escaped(node.about)}</i>"] if node.about else []
+    lines += ["effect: write"] if node.kind == "write" else []
+    lines += [_escaped(f"{what} → {who}" if what else f"→ {who}") for what, who in node.rows]
+    return f'["{"<br/>".join(lines)}"]'
+
+
+def _heading(node: Node) -> str:
+    return node.title if node.number is None else f"{node.number} {node.title}"
+
+
+def _style(node: Node) -> str:
+    return node.key if node.kind in ("start", "end") else node.kind
+
+
+def _arrow(edge: Edge) -> str:
+    label = f'|"{_escaped(edge.label)}"|' if edge.label else ""
+    return f"{'-.->' if edge.dashed else '-->'}{label}"
+
+
+def _escaped(text: str) -> str:
+    """Return text that Mermaid shows as it is: no markup, no entity, no directive, one line."""
+    return " ".join(text.split()).translate(_ESCAPED)

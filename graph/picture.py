@@ -1,0 +1,161 @@
+"""Paints a drawing as a PNG: measures what each box says, has them arranged, and draws boxes, lines and words."""
+
+from collections.abc import Mapping, Sequence
+
+from graph.canvas import Canvas, Style, text_width, wrapped
+from graph.drawing import Drawing, Edge, Kind, Node
+from graph.layers import Box, Layout, Link, Point, Size, arrange
+
+_INK, _SOFT, _PALE, _ALERT = "#0f172a", "#475569", "#cbd5e1", "#c2410c"
+_STYLES: dict[Kind, Style] = {
+    "start": Style(fill=_INK, edge=_INK, round=17),
+    "end": Style(fill=_INK, edge=_INK, round=17),
+    "stage": Style(fill="#ffffff", edge="#94a3b8"),
+    "write": Style(fill="#fff7ed", edge=_ALERT, line=2.5),
+    "aside": Style(fill="#f1f5f9", edge="#94a3b8", dashed=True),
+}
+_HEADING, _WORDS, _SMALL = 17.0, 13.0, 12.0
+_MARGIN, _PAD, _ROW, _LINE = 32.0, 16.0, 21.0, 17.0
+_BADGE, _BADGE_HEIGHT = "effect: write", 20.0
+_NUMBER = 24.0
+_COLUMN = 44.0
+"""Space between what may come and who answers it."""
+_NARROWEST, _ABOUT_WIDTH = 220.0, 300.0
+_ASIDE = 96.0
+"""Space between the layers and what stands beside them."""
+_LABEL = 42
+"""Longest label of an edge, in letters."""
+
+
+def paint(drawing: Drawing) -> bytes:
+    """Return the drawing as a PNG at twice the usual resolution."""
+    asides = {node.key: node for node in drawing.nodes if node.kind == "aside"}
+    along = [edge for edge in drawing.edges if edge.target not in asides]
+    across = [edge for edge in drawing.edges if edge.target in asides]
+    sizes = {node.key: _size(node) for node in drawing.nodes if node.key not in asides}
+    layout = arrange(sizes, [Link(edge.source, edge.target, _label_size(edge)) for edge in along])
+    beside = _beside(layout, list(asides.values()), across)
+    canvas = Canvas(_MARGIN)
+    routes = [*layout.routes, *(_sideways(layout.boxes, edge.source, beside[edge.target].left) for edge in across)]
+    for edge, route in zip([*along, *across], routes, strict=True):
+        canvas.arrow(route, _SOFT, dashed=edge.dashed)
+    for edge, label in zip(along, layout.labels, strict=True):
+        _write_label(canvas, edge, label)
+    for edge, route in zip(across, routes[len(along) :], strict=True):
+        _write_label(canvas, edge, Box(layout.right + _ASIDE / 2, route[-1][1], *(_label_size(edge) or (0, 0))))
+    boxes = {**layout.boxes, **beside}
+    for node in drawing.nodes:
+        _node(canvas, node, boxes[node.key])
+    _header(canvas, drawing)
+    return canvas.png()
+
+
+def _size(node: Node) -> Size:
+    if node.kind in ("start", "end"):
+        return text_width(node.title, _WORDS) + 44, 34
+    what, who = _columns(node)
+    heading = text_width(node.title, _HEADING) + (_NUMBER + 10 if node.number is not None else 0)
+    badge = text_width(_BADGE, _SMALL) + 36 if node.kind == "write" else 0
+    about = wrapped(node.about, _SMALL, _ABOUT_WIDTH)
+    least = _NARROWEST if node.number is not None else 0.0
+    width = max(least, heading + badge, what + _COLUMN + who, *(text_width(line, _SMALL) for line in about))
+    return width + 2 * _PAD, _rows_top(about) + _ROW * len(node.rows) + _PAD - 4
+
+
+def _columns(node: Node) -> Size:
+    """Return the widths of what may come and of who answers it."""
+    return max(text_width(what, _WORDS) for what, _ in node.rows), max(
+        text_width(who, _WORDS) for _, who in node.rows
+    )
+
+
+def _rows_top(about: Sequence[str]) -> float:
+    return _PAD + _NUMBER + 4 + _LINE * len(about) + 14
+
+
+def _label(edge: Edge) -> str:
+    return edge.label if len(edge.label) <= _LABEL else f"{edge.label[: _LABEL - 1]}…"
+
+
+def _label_size(edge: Edge) -> Size | None:
+    return (text_width(_label(edge), _SMALL) + 12, 18) if edge.label else None
+
+
+def _beside(layout: Layout, asides: Sequence[Node], edges: Sequence[Edge]) -> dict[str, Box]:
+    """Stand the nodes that belong to no layer at the right, each as tall as the lines that reach it need."""
+    left = layout.right + _ASIDE
+    boxes = {}
+    for node in asides:
+        width, height = _size(node)
+        levels = [_sideways(layout.boxes, edge.source, left)[-1][1] for edge in edges if edge.target == node.key]
+        top, bottom = min(levels, default=0.0), max(levels, default=0.0)
+        boxes[node.key] = Box(left + width / 2, (top + bottom) / 2, width, max(height, bottom - top + 2 * _ROW))
+        left += width + _COLUMN
+    return boxes
+
+
+def _sideways(boxes: Mapping[str, Box], source: str, target: float) -> list[Point]:
+    """Lead a line to the right; boxes of the same layer that stand in its way share one line below them."""
+    box = boxes[source]
+    layer = [other for other in boxes.values() if abs(other.y - box.y) < 1]
+    if box.right == max(other.right for other in layer):
+        return [(box.right, box.y), (target, box.y)]
+    start, below = box.right - _PAD, max(other.bottom for other in layer) + 14
+    return [(start, box.bottom), (start, below), (target, below)]
+
+
+def _write_label(canvas: Canvas, edge: Edge, place: Box | None) -> None:
+    if edge.label and place:
+        canvas.box(place, Style(fill="#ffffff", edge="#ffffff", round=4))
+        canvas.words(_label(edge), _SMALL, _SOFT, (place.x, place.y), "mm")
+
+
+def _node(canvas: Canvas, node: Node, box: Box) -> None:
+    canvas.box(box, _STYLES[node.kind])
+    if node.kind in ("start", "end"):
+        canvas.words(node.title, _WORDS, "#ffffff", (box.x, box.y), "mm")
+        return
+    height = _size(node)[1]
+    left, top = box.left + _PAD, box.y - height / 2
+    _heading(canvas, node, box, top + _PAD + _NUMBER / 2)
+    about = wrapped(node.about, _SMALL, _ABOUT_WIDTH)
+    for place, line in enumerate(about):
+        canvas.words(line, _SMALL, _SOFT, (left, top + _PAD + _NUMBER + 6 + _LINE * (place + 0.5)), "lm")
+    first = top + _rows_top(about)
+    canvas.rule((left, first - 5), (box.right - _PAD, first - 5), _PALE)
+    for place, row in enumerate(node.rows):
+        _row(canvas, node, row, (left, first + 2 + _ROW * (place + 0.5)))
+
+
+def _heading(canvas: Canvas, node: Node, box: Box, middle: float) -> None:
+    left = box.left + _PAD
+    colour = _ALERT if node.kind == "write" else _INK
+    if node.number is not None:
+        width = max(_NUMBER, text_width(str(node.number), _WORDS) + 14)
+        canvas.box(Box(left + width / 2, middle, width, _NUMBER), Style(fill=colour, edge=colour, round=_NUMBER / 2))
+        canvas.words(str(node.number), _WORDS, "#ffffff", (left + width / 2, middle), "mm")
+        left += width + 10
+    canvas.words(node.title, _HEADING, _INK, (left, middle), "lm")
+    if node.kind == "write":
+        width = text_width(_BADGE, _SMALL) + 16
+        badge = Box(box.right - _PAD - width / 2, middle, width, _BADGE_HEIGHT)
+        canvas.box(badge, Style(fill=_ALERT, edge=_ALERT, round=_BADGE_HEIGHT / 2))
+        canvas.words(_BADGE, _SMALL, "#ffffff", (badge.x, badge.y), "mm")
+
+
+def _row(canvas: Canvas, node: Node, row: tuple[str, str], at: Point) -> None:
+    what, who = row
+    column = _columns(node)[0]
+    start = at[0] + (column + 12 if column else 0)
+    canvas.words(what, _WORDS, _INK, at, "lm")
+    canvas.arrow([(start, at[1]), (start + 20, at[1])], "#94a3b8", head=5)
+    canvas.words(who, _WORDS, _SOFT, (start + 32, at[1]), "lm")
+
+
+def _header(canvas: Canvas, drawing: Drawing) -> None:
+    left, top, right, _ = canvas.extent
+    about = wrapped(drawing.about, _WORDS, max(_ABOUT_WIDTH, right - left))
+    top -= 28 + _LINE * len(about) + 14
+    canvas.words(drawing.title, 20, _INK, (left, top), "lm")
+    for place, line in enumerate(about):
+        canvas.words(line, _WORDS, _SOFT, (left, top + 26 + _LINE * place), "lm")

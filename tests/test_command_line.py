@@ -1,0 +1,184 @@
+"""The `flows` command, run as a person would run it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Service, StartService
+
+FLOWS = str(Path(sys.executable).with_name("flows"))
+
+
+def flows(
+    *arguments: str, env: dict[str, str] | None = None, typed: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `flows` and return what it printed."""
+    return subprocess.run(
+        [FLOWS, *arguments],
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **(env or {})},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def serving(data_dir: Path, agents: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `flows serve` on a free port, and yield its address and process."""
+    env = {f"{name.upper()}_AGENT_URL": url for name, url in agents.items()}
+    process = subprocess.Popen(
+        [FLOWS, "serve", "--port", "0"],
+        env={**os.environ, **env, "FLOWS_DATA_DIR": str(data_dir)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if '"serving"' in line)
+        yield json.loads(line)["url"], process
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_check_says_that_a_flow_is_sound() -> None:
+    done = flows("check", "call")
+
+    assert (done.returncode, done.stdout) == (0, "call (version 1) is sound: 5 stages, 20 intents, 10 agents\n")
+
+
+def test_check_names_file_line_and_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("flow: mine\nagents:\n  a: {url: http://a:1, timout: 3s}\nstages:\n  one: {agent: a}\n")
+
+    done = flows("check", str(file))
+
+    assert done.returncode == 1
+    assert f"{file}:3: unknown key 'agents.a.timout'; did you mean 'timeout'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_imports_neither_server_nor_langgraph() -> None:
+    program = (
+        "import sys; sys.argv = ['flows', 'check', 'call']\n"
+        "from server.cli import app\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        "print(sorted(m for m in ('fastapi', 'langgraph', 'uvicorn', 'redis', 'server.app') if m in sys.modules))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_draw_prints_mermaid_and_writes_a_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "call.png"
+
+    text = flows("draw", "call")
+    drawn = flows("draw", "call", "--png", str(picture))
+
+    assert "flowchart TD" in text.stdout
+    assert "intent_capture" in text.stdout
+    assert drawn.returncode == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_schema_is_a_json_schema() -> None:
+    schema = json.loads(flows("schema").stdout)
+
+    assert schema["properties"]["stages"]["minProperties"] == 1
+
+
+def test_serve_stops_cleanly_and_the_call_goes_on_after_a_start(tmp_path: Path, agents: dict[str, str]) -> None:
+    turn = {"call_identify_id": "CLI-1", "account_id": "A", "eci": "E"}
+    with serving(tmp_path, agents) as (url, process):
+        httpx.post(f"{url}/orchestrate", json={**turn, "input_message": "Hello"}).raise_for_status()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+
+    with serving(tmp_path, agents) as (url, _):
+        told = httpx.post(f"{url}/orchestrate", json={**turn, "input_message": "My SSN is 123-45-6789"}).json()
+
+    assert (told["intent_flow_id"], told["step"]) == (2, 2)
+
+
+def test_a_killed_service_loses_no_answered_turn(tmp_path: Path, agents: dict[str, str]) -> None:
+    turn = {"call_identify_id": "CLI-2", "account_id": "A", "eci": "E", "input_message": "Hello"}
+    with serving(tmp_path, agents) as (url, process):
+        httpx.post(f"{url}/orchestrate", json=turn).raise_for_status()
+        process.kill()
+        process.wait()
+
+    with serving(tmp_path, agents) as (url, _):
+        steps = httpx.get(f"{url}/session/CLI-2/steps").json()
+
+    assert [step["intent"] for step in steps] == ["greeting"]
+
+
+def test_two_services_share_one_embedded_store(tmp_path: Path, agents: dict[str, str]) -> None:
+    turn = {"call_identify_id": "CLI-3", "account_id": "A", "eci": "E", "input_message": "Hello"}
+    with serving(tmp_path, agents) as (one, _), serving(tmp_path, agents) as (other, _):
+        httpx.post(f"{one}/orchestrate", json=turn).raise_for_status()
+
+        assert httpx.get(f"{other}/session/CLI-3").json()["current_flow_id"] == 2
+
+
+@pytest.mark.parametrize("command", [["serve"], ["demo", "--once"]])
+def test_a_taken_port_is_a_clear_message(command: list[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = flows(*command, env={"FLOWS_PORT": str(port), "FLOWS_DATA_DIR": str(tmp_path)})
+
+    assert done.returncode == 1
+    assert re.search(rf"port {port} of the service is in use; .*FLOWS_PORT", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"FLOWS_PORT": "many"}, "FLOWS_PORT"),
+        ({"FLOWS_CHECKPOINTER": "sqlite"}, "FLOWS_CHECKPOINTER"),
+        ({"FLOWS_FLOW": "nosuch"}, "nosuch"),
+        ({"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, "REDIS_URL"),
+        ({"REDIS_URL": "http://127.0.0.1"}, "REDIS_URL"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(env: dict[str, str], message: str, tmp_path: Path) -> None:
+    done = flows("serve", "--port", "0", env={"FLOWS_DATA_DIR": str(tmp_path), **env})
+
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_call_talks_to_a_running_service(start: StartService) -> None:
+    service: Service = start(checkpointer="memory")
+    typed = "Hello\n/as verify_identity My SSN is 123-45-6789\n/as closing Bye\nI want a refund\nyes please\nbye\n"
+
+    done = flows("call", "--url", service.url, "--call-id", "TALK-1", typed=typed)
+
+    assert done.returncode == 0, done.stderr
+    for part in ("stage 1 greeting", "stage 2 authentication", "409 intent-not-legal", "agent refund", "5 steps"):
+        assert part in done.stdout
+
+
+def test_call_without_a_service_says_how_to_start_one() -> None:
+    done = flows("call", "--url", "http://127.0.0.1:1")
+
+    assert done.returncode == 1
+    assert "start one with `flows demo`" in done.stderr

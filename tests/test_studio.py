@@ -1,0 +1,201 @@
+"""LangGraph Studio's server, `langgraph dev`, started for real with langgraph.json and driven over HTTP."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from server.listening import listen
+
+ROOT = Path(__file__).parent.parent
+STAGES = ["greeting", "authentication", "intent_capture", "fulfillment", "closing"]
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What LangGraph Studio asks of the server."""
+
+    http: httpx.Client
+
+    def assistant(self) -> str:
+        """The id of the one assistant there is."""
+        found = self.http.post("/assistants/search", json={}).json()
+        assert [assistant["graph_id"] for assistant in found] == ["call"]
+        return str(found[0]["assistant_id"])
+
+    def thread(self) -> str:
+        return str(self.http.post("/threads", json={}).json()["thread_id"])
+
+    def turn(self, thread: str, **said: Any) -> dict[str, Any]:
+        """The state after one run."""
+        run = self.http.post(f"/threads/{thread}/runs/wait", json={"assistant_id": "call", "input": said})
+        return dict(run.json())
+
+    def history(self, thread: str) -> list[dict[str, Any]]:
+        return list(self.http.get(f"/threads/{thread}/history", params={"limit": 100}).json())
+
+    def say(self, assistant: str, text: str, context: str | None = None) -> dict[str, Any]:
+        """The task with which the platform's own A2A door answers."""
+        message = {"role": "user", "parts": [{"kind": "text", "text": text}], "messageId": str(uuid.uuid4())}
+        message |= {"contextId": context} if context else {}
+        request = {"jsonrpc": "2.0", "id": "1", "method": "message/send", "params": {"message": message}}
+        return dict(self.http.post(f"/a2a/{assistant}", json=request).json()["result"])
+
+
+@pytest.fixture(scope="module")
+def studio(agents: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    env = {f"{name.upper()}_AGENT_URL": url for name, url in agents.items()}
+    with langgraph_dev(tmp_path_factory.mktemp("studio"), env) as url, _client(url) as http:
+        yield Studio(http)
+
+
+@contextmanager
+def langgraph_dev(folder: Path, env: dict[str, str]) -> Iterator[str]:
+    """Run `langgraph dev` in `folder`, where it may leave its files, and yield its address."""
+    with listen("langgraph dev", "127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    options = ["--config", str(ROOT / "langgraph.json"), "--port", str(port), "--no-browser", "--no-reload"]
+    log = folder / "dev.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "langgraph_cli", "dev", *options],
+            cwd=folder,
+            env=_plain_environment() | env | {"FLOWS_DATA_DIR": str(folder / "data")},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _await_ok(url, process, log)
+        yield url
+    finally:
+        _stop(process)
+
+
+def _plain_environment() -> dict[str, str]:
+    """This process's surroundings without its settings: no key, no Redis, nobody told that we ran."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
+    quiet = {"LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGGRAPH_NO_VERSION_CHECK": "true", "LANGSMITH_TRACING": "false"}
+    return kept | quiet | {"PYTHONPATH": str(ROOT)}
+
+
+def _client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=30, trust_env=False, headers={"Accept": "application/json"})
+
+
+def _await_ok(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    give_up = time.monotonic() + 60
+    with _client(url) as http:
+        while time.monotonic() < give_up and process.poll() is None:
+            try:
+                if http.get("/ok").json() == {"ok": True, "services": {}}:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+    pytest.fail(f"langgraph dev did not come up:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(5)
+        raise
+
+
+def test_a_whole_call_runs_on_one_thread_in_plain_input_and_in_chat_messages(studio: Studio) -> None:
+    thread = studio.thread()
+
+    hello = studio.turn(thread, messages=[{"role": "human", "content": "Hello, I am Maria"}])
+    studio.turn(thread, input_message="Please send me a code", intent="authenticate", account_id="ACC-1")
+    studio.turn(thread, messages=[{"type": "human", "content": [{"type": "text", "text": "It is 123456"}]}])
+    studio.turn(thread, input_message="I was charged twice")
+    paid = studio.turn(thread, messages=[{"role": "user", "content": "Yes, please"}])
+    closed = studio.turn(thread, input_message="That is all, thank you", intent="closing")
+
+    assert hello["messages"][-1]["content"] == "Welcome to customer service, Maria. How can I help you today?"
+    assert paid["messages"][-1]["content"].startswith("Your refund of ")
+    assert paid["steps"][0]["response_data"]["data"][0]["refund"]["account_id"] == "ACC-1"
+    assert closed["is_complete"]
+    assert closed["completed_flows"] == [1, 2, 3, 4, 5]
+    assert "messages" not in closed
+    assert _trail(studio.history(thread)) == [
+        ("greeting", "greeting", "triggers", "Hello, I am Maria"),
+        ("authentication", "authenticate", "declared", "Please send me a code"),
+        ("authentication", "authenticate", "open_task", "It is 123456"),
+        ("intent_capture", "refund_request", "triggers", "I was charged twice"),
+        ("fulfillment", "process_refund", "triggers", "Yes, please"),
+        ("closing", "closing", "declared", "That is all, thank you"),
+    ]
+
+
+def test_an_intent_that_is_not_legal_fails_the_run_and_leaves_the_call_where_it_was(studio: Studio) -> None:
+    thread = studio.thread()
+    before = studio.turn(thread, input_message="Hello")
+
+    refused = studio.turn(thread, input_message="Pay it out", intent="process_refund")
+
+    assert refused["__error__"]["error"] == "Refused"
+    state = studio.http.get(f"/threads/{thread}/state").json()
+    assert "send one of verify_identity, authenticate, otp_verify" in state["tasks"][0]["error"]
+    assert state["values"] == {key: value for key, value in before.items() if key not in ("steps", "messages")}
+
+
+def test_the_drawing_shows_the_stages_one_after_the_other(studio: Studio) -> None:
+    drawn = studio.http.get(f"/assistants/{studio.assistant()}/graph").json()
+
+    assert {*STAGES, "classifier", "fallback"} <= {node["id"] for node in drawn["nodes"]}
+    edges = {(edge["source"], edge["target"]) for edge in drawn["edges"]}
+    between = [edge for edge in edges if edge[0] in STAGES and edge[1] in STAGES]
+    assert sorted(between) == sorted(pairwise(STAGES))
+
+
+def test_another_agent_may_hold_the_call_over_a2a(studio: Studio) -> None:
+    assistant = studio.assistant()
+
+    greeted = studio.say(assistant, "Good morning")
+    verified = studio.say(assistant, "My number is 12345678", greeted["contextId"])
+
+    assert [_said(greeted), _said(verified)] == [
+        "Welcome to customer service. How can I help you today?",
+        "Thank you, your identity is verified.",
+    ]
+    state = studio.http.get(f"/threads/{greeted['contextId']}/state").json()
+    assert state["values"]["completed_flows"] == [1, 2]
+
+
+def test_the_service_is_served_beside_it(studio: Studio) -> None:
+    turn = {"call_identify_id": "CALL-1", "account_id": "ACC-1", "eci": "ECI-1", "input_message": "Hello"}
+
+    answer = studio.http.post("/orchestrate", json=turn).json()
+
+    assert (answer["status"], answer["intent"], answer["next_flow_id"]) == ("success", "greeting", 2)
+    assert studio.http.get("/session/CALL-1").json()["stage"] == "authentication"
+    assert studio.http.get("/ready").json() == {"status": "ready", "checkpointer": "core", "flow": "call"}
+
+
+def _trail(history: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
+    steps = {step["number"]: step for saved in history for step in saved["values"].get("steps", [])}
+    return [
+        (step["stage"], step["intent"], step["intent_source"], step["input_message"])
+        for _, step in sorted(steps.items())
+    ]
+
+
+def _said(task: dict[str, Any]) -> str:
+    return str(task["artifacts"][0]["parts"][0]["text"])
