@@ -21,11 +21,11 @@ from nodes.ports import AgentCaller, Classifier, TurnContext
 from nodes.remote import Caller
 from nodes.spec import Place
 from nodes.stage import FlowFacts, StageNode
-from nodes.state import CallState
+from nodes.state import CallInput, CallState
 
 AGENT_TIMEOUT = 15.0
 
-CallGraph = CompiledStateGraph[CallState, TurnContext, CallState, CallState]
+CallGraph = CompiledStateGraph[CallState, TurnContext, CallInput, CallState]
 Checkpointer = BaseCheckpointSaver[Any] | Literal["memory"] | None
 
 
@@ -57,7 +57,7 @@ def build_graph(
     routes = routes_of(loaded)
     facts = FlowFacts(loaded.flow, loaded.digest, loaded.agents, routes.places, loaded.fallback, agent_timeout)
     reach = caller or Caller()
-    graph = StateGraph(CallState, context_schema=TurnContext)
+    graph = StateGraph(CallState, context_schema=TurnContext, input_schema=CallInput)
     for place in routes.places.values():
         graph.add_node(place.name, StageNode(facts, place, reach), destinations=_ways(routes, place))
     if loaded.fallback:
@@ -71,7 +71,7 @@ def build_graph(
     return graph.compile(checkpointer=saver, name=loaded.flow)
 
 
-def _connect(graph: StateGraph[CallState, TurnContext, CallState, CallState], routes: Routes) -> None:
+def _connect(graph: StateGraph[CallState, TurnContext, CallInput, CallState], routes: Routes) -> None:
     stages = [place.name for place in routes.places.values()]
     answering = [*stages, FALLBACK] if routes.flow.fallback else stages
     entries = [*answering, CLASSIFIER] if routes.stages_of else answering

@@ -6,6 +6,7 @@ from functools import cache
 from io import BytesIO
 from itertools import pairwise
 from math import atan2, ceil, cos, dist, radians, sin
+from unicodedata import normalize
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,6 +18,8 @@ _SMOOTH = 3
 """Pixels painted for one pixel of the picture; Pillow's lines are jagged otherwise."""
 _DASH, _GAP = 6.0, 4.0
 _MOST_PIXELS = 60_000_000
+_PLAIN = {"–": "-", "—": "-", "→": ">", "ß": "ss", "æ": "ae", "ø": "o", "ł": "l", "Ł": "L"}
+"""For what Pillow's own font lacks and Unicode does not take apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Canvas:
     def arrow(self, points: Sequence[Point], colour: str, *, dashed: bool = False, head: float = 9) -> None:
         """Draw a line through the points, with a head at its end."""
         self._reach(*points)
-        before = next(point for point in reversed(points) if dist(point, points[-1]) >= head)
+        before = next((point for point in reversed(points) if dist(point, points[-1]) >= head), points[0])
         way = atan2(points[-1][1] - before[1], points[-1][0] - before[0])
         neck = (points[-1][0] - head * cos(way), points[-1][1] - head * sin(way))
         line = [*points[:-1], neck]
@@ -136,7 +139,7 @@ def _head(sheet: _Sheet, tip: Point, neck: Point, colour: str) -> None:
 
 
 def _write(sheet: _Sheet, text: str, size: float, colour: str, at: Point, anchor: str) -> None:
-    sheet.pen.text(sheet.at(at), text, colour, _font(size * sheet.scale), anchor)
+    sheet.pen.text(sheet.at(at), _readable(text), colour, _font(size * sheet.scale), anchor)
 
 
 def _outline(box: Box, radius: float) -> list[Point]:
@@ -179,9 +182,24 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
+@cache
+def _is_drawn(sign: str) -> bool:
+    return sign.isspace() or bytes(_font(20).getmask(sign)) != bytes(_font(20).getmask("\uffff"))
+
+
+@cache
+def _readable(text: str) -> str:
+    """Take the accents off letters that Pillow's own font lacks; what it cannot draw at all stays an empty box."""
+    return "".join(sign if _is_drawn(sign) else _bare(sign) for sign in normalize("NFC", text))
+
+
+def _bare(sign: str) -> str:
+    return _PLAIN.get(sign) or "".join(filter(_is_drawn, normalize("NFKD", sign))) or sign
+
+
 def text_width(text: str, size: float) -> float:
     """Return how wide a line of text is at a font size, both in units of the drawing."""
-    return float(_font(size * _SCALE).getlength(text)) / _SCALE
+    return float(_font(size * _SCALE).getlength(_readable(text))) / _SCALE
 
 
 def wrapped(text: str, size: float, width: float) -> list[str]:

@@ -1,7 +1,9 @@
 """What must hold before a flow may run: each rule yields what is wrong, where, and the remedy."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
 
 from graph.flow import Flow
 from nodes.spec import UNKNOWN
@@ -15,7 +17,7 @@ RESERVED = ("fallback", "classifier")
 
 def problems_of(flow: Flow) -> list[tuple[Place, str]]:
     """Return everything that keeps the flow from running, as (place in the document, what and remedy)."""
-    rules = (_kinds, _names, _ids, _agents, _triggers, _waits)
+    rules = (_kinds, _names, _ids, _agents, _addresses, _triggers, _waits)
     return [problem for rule in rules for problem in rule(flow)]
 
 
@@ -40,7 +42,7 @@ def _ids(flow: Flow) -> Found:
     seen: dict[int, str] = {}
     for name, number in flow.stage_ids().items():
         if number in seen:
-            yield ("stages", name), f"stages {seen[number]!r} and {name!r} both have id {number}; change one"
+            yield ("stages", name, "id"), f"stages {seen[number]!r} and {name!r} both have id {number}; change one"
         seen.setdefault(number, name)
 
 
@@ -61,6 +63,24 @@ def _agents(flow: Flow) -> Found:
             yield ("agents", agent), f"no stage uses agent {agent!r}; name it in one, or remove it"
 
 
+def _addresses(flow: Flow) -> Found:
+    for name, agent in flow.agents.items():
+        if wrong := _wrong_with(agent.url):  # the address itself may hold a password and is not shown
+            yield ("agents", name, "url"), f"the address of agent {name!r} {wrong}; write it as http://host:port"
+
+
+def _wrong_with(url: str) -> str | None:
+    parts = urlsplit(url)
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        return "holds a space or a control character"
+    if parts.query or parts.fragment:
+        return "holds a ? or #, but the agent's card must lie below it"
+    try:
+        return None if parts.port != 0 else "has the port 0"
+    except ValueError:
+        return "has no port from 1 to 65535"
+
+
 def _triggers(flow: Flow) -> Found:
     intents = {intent for stage in flow.stages.values() for intent in stage.intents}
     for intent, phrases in flow.triggers.items():
@@ -70,8 +90,9 @@ def _triggers(flow: Flow) -> Found:
                 f"no stage has the intent {intent!r}; {_remedy(intent, intents, 'a stage')}",
             )
         for index, phrase in enumerate(phrases):
-            if not phrase.strip():
-                yield ("triggers", intent, index), "an empty trigger would always match; remove it"
+            if phrase != "*" and not phrase.replace("*", "").strip():
+                remedy = "remove it, or write '*' for whatever no other trigger takes"
+                yield ("triggers", intent, index), f"the trigger {phrase!r} would match anything; {remedy}"
 
 
 def _waits(flow: Flow) -> Found:

@@ -4,14 +4,13 @@ The service and LangGraph Studio both choose here, so that a call goes the same 
 """
 
 from nodes.classify import ModelClassifier
-from nodes.ports import Classifier
 
 MODEL = "gpt-4o-mini"
 
 
 def choose_classifier(
     api_key: str | None, *, model: str | None = None, base_url: str | None = None
-) -> Classifier | None:
+) -> ModelClassifier | None:
     """Return the model's classifier if there is a key; None leaves the flow's trigger words.
 
     Args:

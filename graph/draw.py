@@ -14,7 +14,9 @@ _START = "start"
 _END = "finish"
 _FALLBACK = "fallback"
 _ESCAPED = {ord(sign): f"#{name};" for sign, name in {"&": "amp", "<": "lt", ">": "gt", '"': "quot"}.items()}
-_ESCAPED |= {ord(sign): f"#{ord(sign)};" for sign in "#`%\\"}
+_ESCAPED |= {ord(sign): f"#{ord(sign)};" for sign in "#`%"}
+_ESCAPED |= {ord(sign): f"#{ord(sign)};#8203;" for sign in "$\\"}
+"""Mermaid reads `$$` and `\\n` even where they are escaped; a space without width keeps them apart."""
 _STYLES = """\
     classDef start,finish fill:#0f172a,color:#ffffff,stroke:#0f172a
     classDef stage fill:#ffffff,color:#0f172a,stroke:#64748b
@@ -102,5 +104,5 @@ def _arrow(edge: Edge) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text that Mermaid shows as it is: no markup, no entity, no directive, one line."""
+    """Return text that Mermaid shows as it is: no markup, entity, formula or directive, in one line."""
     return " ".join(text.split()).translate(_ESCAPED)

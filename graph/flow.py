@@ -53,4 +53,5 @@ class Flow(Record):
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the flow language, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Flow.model_json_schema()}
+    schema = Flow.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -72,7 +72,7 @@ class Layout:
     def right(self) -> float:
         """Where everything ends at the right."""
         boxes = [*self.boxes.values(), *filter(None, self.labels)]
-        return max(*(box.right for box in boxes), *(x for route in self.routes for x, _ in route), 0.0, 0.0)
+        return max([*(box.right for box in boxes), *(x for route in self.routes for x, _ in route)], default=0.0)
 
 
 @dataclass(slots=True)

@@ -11,18 +11,29 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from graph.checks import problems_of
+from graph.document import Document, Place, Unreadable, is_text, read_document
 from graph.flow import Flow
 from nodes.spec import Agent, Stage
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"(\$?)\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\})?")
+"""`${NAME}` or `${NAME:-default}`; a second `$` before it keeps it as it is."""
+_CREDENTIALS = re.compile(r"//[^/\s]*@")
 _SHIPPED = resources.files("graph") / "flows"
-
-Place = tuple[str | int, ...]
-"""Where in the document something stands: keys and indices from the top."""
+_WANTED = {
+    "int_type": "write a whole number of at most 15 digits",
+    "int_from_float": "write a whole number",
+    "float_type": "write a number",
+    "string_type": "write text, in quotes if it looks like something else",
+    "dict_type": "write `name: …` lines below it",
+    "list_type": "write a list: [one, two]",
+    "model_type": "write `key: …` lines below it",
+    "string_pattern_mismatch": "use letters, digits, - and _, starting with a letter, at most 64",
+    "too_short": "name at least one",
+}
+"""What to write, by the kind of pydantic's complaint, where its own words do not say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +69,14 @@ def load_flow(flow: str | Path | Flow, env: Mapping[str, str] | None = None) -> 
     """Return a checked flow.
 
     Args:
-        flow: a shipped flow's name (`"call"`), a path to a YAML file, or a flow already loaded.
+        flow: a shipped flow's name (`"call"`), a path to a YAML file, or a flow loaded or made in Python.
         env: where `${NAME}` is looked up; the process's environment by default.
 
     Raises:
         FlowError: if there is no such flow or it does not check.
     """
     if isinstance(flow, Flow):
-        return flow
+        return flow if flow.digest else _made_here(flow)
     name, text = _read(flow)
     return parse_flow(text, name, os.environ if env is None else env)
 
@@ -76,23 +87,41 @@ def parse_flow(text: str, file: str, env: Mapping[str, str]) -> Flow:
     Raises:
         FlowError: with every problem found.
     """
-    root = _compose(text, file)
-    lines = dict(_lines(root, ()))
-    document = _plain(root)
-    if not isinstance(document, dict):
-        raise FlowError([Problem(file, 1, "a flow is a mapping; start with `flow: NAME`")])
-    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
-    filled, missing = _fill(document, env)
-    if missing:
-        raise FlowError([Problem(file, _line(lines, place), message) for place, message in missing])
     try:
-        flow = Flow.model_validate(filled).with_digest(digest)
+        document = read_document(text)
+    except Unreadable as error:
+        raise FlowError([Problem(file, line, message) for line, message in error.found]) from error
+    if not isinstance(document.value, dict):
+        raise FlowError([Problem(file, 1, "a flow is a mapping; start with `flow: NAME`")])
+    flow, found = _flow_of(document, env)
+    if flow is None or found:
+        problems = [Problem(file, document.line(place), message) for place, message in found]
+        raise FlowError(sorted(problems, key=lambda problem: problem.line))
+    return flow.with_digest(_digest(document.value))
+
+
+def _flow_of(document: Document, env: Mapping[str, str]) -> tuple[Flow | None, list[tuple[Place, str]]]:
+    """Return the flow that the document describes, as far as it does, and all that is wrong with it."""
+    filled, unset = _fill(document.value, env)
+    try:
+        flow = Flow.model_validate(filled, strict=True)
     except ValidationError as error:
-        raise FlowError(list(_translated(error, file, lines))) from error
-    found = [Problem(file, _line(lines, place), message) for place, message in problems_of(flow)]
+        places = {place for place, _ in unset}
+        return None, unset + [found for found in _translated(error) if found[0] not in places]
+    return flow, unset or problems_of(flow)
+
+
+def _made_here(flow: Flow) -> Flow:
+    """Check a flow that comes from no file, and know it by what it says."""
+    found = problems_of(flow)
     if found:
-        raise FlowError(sorted(found, key=lambda problem: problem.line))
-    return flow
+        raise FlowError([Problem(f"flow {flow.flow!r}", 1, message) for _, message in found])
+    return flow.with_digest(_digest(flow.model_dump(mode="json")))
+
+
+def _digest(value: Any) -> str:
+    """Hash what the file says, in its order: the order of the stages is the way of a call."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _read(flow: str | Path) -> tuple[str, str]:
@@ -101,107 +130,57 @@ def _read(flow: str | Path) -> tuple[str, str]:
         return f"{flow}.yaml", shipped.read_text(encoding="utf-8")
     try:
         return str(flow), Path(flow).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise FlowError([Problem(str(flow), 1, "cannot be read: it is not UTF-8; save it as UTF-8")]) from error
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         remedy = f"name a YAML file or a shipped flow ({', '.join(shipped_flows())})"
         raise FlowError([Problem(str(flow), 1, f"cannot be read: {reason}; {remedy}")]) from error
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain words: `on`, `yes` and `12:30` are text, as a reader expects."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^-?(?:0|[1-9][0-9]*)$"), list("-0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^-?[0-9]+\.[0-9]+$"), list("-0123456789"))
-
-
-def _compose(text: str, file: str) -> yaml.Node:
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise FlowError([Problem(file, line, f"not YAML: {error.problem}; check indentation and quotes")]) from error
-    except yaml.YAMLError as error:
-        raise FlowError([Problem(file, 1, f"not YAML: {error}")]) from error
-    if root is None:
-        raise FlowError([Problem(file, 1, "the file is empty; start with `flow: NAME`")])
-    duplicates = [Problem(file, line, message) for line, message in _duplicates(root)]
-    if duplicates:
-        raise FlowError(duplicates)
-    return root
-
-
-def _plain(root: yaml.Node) -> Any:
-    loader = _Loader("")
-    try:
-        return loader.construct_document(root)
-    finally:
-        loader.dispose()
-
-
-def _duplicates(node: yaml.Node) -> Iterator[tuple[int, str]]:
-    """Find keys written twice: YAML would silently keep the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                yield line, f"{key.value!r} is written twice (first on line {seen[key.value]}); remove one"
-            seen.setdefault(key.value, line)
-            yield from _duplicates(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            yield from _duplicates(child)
-
-
-def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*place, key.value), key.start_mark.line + 1
-            yield from _lines(value, (*place, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, child in enumerate(node.value):
-            yield (*place, index), child.start_mark.line + 1
-            yield from _lines(child, (*place, index))
-
-
-def _line(lines: Mapping[Place, int], place: Place) -> int:
-    """Return the line of `place`, or of the nearest thing around it."""
-    while place and place not in lines:
-        place = place[:-1]
-    return lines.get(place, 1)
-
-
 def _fill(value: Any, env: Mapping[str, str], place: Place = ()) -> tuple[Any, list[tuple[Place, str]]]:
-    """Put the environment into every text, and tell which variables are missing."""
-    missing: list[tuple[Place, str]] = []
-
-    def variable(match: re.Match[str]) -> str:
-        found = env.get(match[1]) or match[2]
-        if found is None:
-            missing.append((place, f"{match[1]} is not set; set it, or give a default: ${{{match[1]}:-…}}"))
-        return found or ""
-
+    """Put the environment into every text, and tell where that is not possible."""
     if isinstance(value, str):
-        return _VARIABLE.sub(variable, value), missing
+        return _filled(value, env, place)
     if isinstance(value, dict):
-        filled = {key: _fill(child, env, (*place, key)) for key, child in value.items()}
-        return {key: new for key, (new, _) in filled.items()}, [m for _, found in filled.values() for m in found]
+        children = {key: _fill(child, env, (*place, key)) for key, child in value.items()}
+        return {key: new for key, (new, _) in children.items()}, [
+            one for _, found in children.values() for one in found
+        ]
     if isinstance(value, list):
         items = [_fill(child, env, (*place, index)) for index, child in enumerate(value)]
-        return [new for new, _ in items], [m for _, found in items for m in found]
-    return value, missing
+        return [new for new, _ in items], [one for _, found in items for one in found]
+    return value, []
 
 
-def _translated(error: ValidationError, file: str, lines: Mapping[Place, int]) -> Iterator[Problem]:
-    for detail in sorted(error.errors(), key=lambda detail: _line(lines, detail["loc"])):
+def _filled(text: str, env: Mapping[str, str], place: Place) -> tuple[str, list[tuple[Place, str]]]:
+    wrong: list[tuple[Place, str]] = []
+
+    def variable(match: re.Match[str]) -> str:
+        escape, name, default = match.groups()
+        if escape:
+            return match[0][1:]
+        found = (env.get(name) or default) if name else None
+        if found is None:
+            wrong.append((place, _unset(name) if name else _NOT_A_VARIABLE))
+        elif not is_text(found):
+            wrong.append((place, f"{name} is not UTF-8; set it to text"))
+        return found or ""
+
+    return _VARIABLE.sub(variable, text), list(dict.fromkeys(wrong))
+
+
+_NOT_A_VARIABLE = "`${` does not begin a variable; write ${NAME} or ${NAME:-default}, or $${ for the signs themselves"
+
+
+def _unset(name: str) -> str:
+    return f"{name} is not set; set it, or give a default: ${{{name}:-…}}"
+
+
+def _translated(error: ValidationError) -> Iterator[tuple[Place, str]]:
+    for detail in error.errors(include_url=False):
         place: Place = tuple(part for part in detail["loc"] if part != "[key]")
-        yield Problem(file, _line(lines, place), _explained(place, detail))
+        yield place, _CREDENTIALS.sub("//…@", _explained(place, detail))
 
 
 def _explained(place: Place, detail: Any) -> str:
@@ -214,8 +193,17 @@ def _explained(place: Place, detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{where!r} is missing; add it"
     if "[key]" in detail["loc"]:
-        return f"{place[-1]!r} is not a name; use letters, digits, - and _, starting with a letter"
-    return f"{where!r}: {detail['msg'].removeprefix('Value error, ')}"
+        return f"{place[-1]!r} is not a name; {_WANTED['string_pattern_mismatch']}"
+    if detail["type"] in _WANTED:
+        return f"{where!r} cannot be {_shown(detail['input'])}; {_WANTED[detail['type']]}"
+    message = detail["msg"].removeprefix("Value error, ")
+    remedy = "" if message.startswith("Input should") or ";" in message else "; correct it"
+    return f"{where!r}: {message}{remedy}"
+
+
+def _shown(value: Any) -> str:
+    kinds = {dict: "a mapping" if value else "empty", list: "a list", type(None): "empty", bool: str(value).lower()}
+    return kinds.get(type(value)) or repr(value if len(str(value)) <= 60 else f"{str(value)[:60]}…")
 
 
 def _known_keys(place: Place) -> list[str]:

@@ -54,12 +54,16 @@ def _size(node: Node) -> Size:
     if node.kind in ("start", "end"):
         return text_width(node.title, _WORDS) + 44, 34
     what, who = _columns(node)
-    heading = text_width(node.title, _HEADING) + (_NUMBER + 10 if node.number is not None else 0)
+    heading = text_width(node.title, _HEADING) + (_number_width(node) + 10 if node.number is not None else 0)
     badge = text_width(_BADGE, _SMALL) + 36 if node.kind == "write" else 0
     about = wrapped(node.about, _SMALL, _ABOUT_WIDTH)
     least = _NARROWEST if node.number is not None else 0.0
     width = max(least, heading + badge, what + _COLUMN + who, *(text_width(line, _SMALL) for line in about))
     return width + 2 * _PAD, _rows_top(about) + _ROW * len(node.rows) + _PAD - 4
+
+
+def _number_width(node: Node) -> float:
+    return max(_NUMBER, text_width(str(node.number), _WORDS) + 14)
 
 
 def _columns(node: Node) -> Size:
@@ -131,7 +135,7 @@ def _heading(canvas: Canvas, node: Node, box: Box, middle: float) -> None:
     left = box.left + _PAD
     colour = _ALERT if node.kind == "write" else _INK
     if node.number is not None:
-        width = max(_NUMBER, text_width(str(node.number), _WORDS) + 14)
+        width = _number_width(node)
         canvas.box(Box(left + width / 2, middle, width, _NUMBER), Style(fill=colour, edge=colour, round=_NUMBER / 2))
         canvas.words(str(node.number), _WORDS, "#ffffff", (left + width / 2, middle), "mm")
         left += width + 10

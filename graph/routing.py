@@ -13,8 +13,10 @@ CLASSIFIER = "classifier"
 FALLBACK = "fallback"
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """A turn that is not legal now; nothing runs and nothing is saved.
+
+    A `ValueError`, so that LangGraph Studio shows its message.
 
     Attributes:
         reason: a stable name for machines.

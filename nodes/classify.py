@@ -6,11 +6,14 @@ server) or, without a key, the flow's trigger words choose among the intents leg
 
 import asyncio
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import httpx
 import structlog
 from langgraph.runtime import Runtime
+from pydantic import SecretStr
 
 from nodes.deadline import seconds_left
 from nodes.ports import Classifier, Guess, TurnContext, Utterance
@@ -19,6 +22,10 @@ from nodes.state import TURN_KEYS, CallState, said
 
 CLASSIFIER_TIMEOUT = 3.0
 _MODEL_READS = 4_000
+_ANYTHING = 0.5
+# Both are bounded, so that no message, however long, makes a trigger search more than linear in it.
+_GAP = r"\W{1,20}"
+_WILD = r"\w{0,200}"
 _INSTRUCTIONS = """\
 You route one customer-service call. The caller is at the stage {stage!r}{about}.
 Choose the one intent that the caller's words express. Legal intents: {legal}.{at_hand}
@@ -44,9 +51,15 @@ class ClassifierNode:
         return passed_on | guess
 
     def _waited_for(self, state: CallState, place: Place) -> dict[str, str] | None:
-        for task in state.get("remote_tasks", {}).values():
-            if task.get("task_id") and task.get("stage") == place.name:
-                return {"intent": task.get("intent", UNKNOWN), "intent_source": "open_task"}
+        """Return the intent whose agent waits for the caller; of several, the one the caller talked to last."""
+        tasks = state.get("remote_tasks", {})
+        for agent in sorted(tasks, key=lambda agent: agent != state.get("last_agent")):
+            task = tasks[agent]
+            intent = task.get("intent", UNKNOWN)
+            # The flow may have changed since the task was opened.
+            legal = intent == UNKNOWN or intent in place.stage.intents
+            if task.get("task_id") and task.get("stage") == place.name and legal:
+                return {"intent": intent, "intent_source": "open_task"}
         return None
 
     async def _guess(self, state: CallState, place: Place, runtime: Runtime[TurnContext]) -> dict[str, str]:
@@ -60,7 +73,8 @@ class ClassifierNode:
 class TriggerClassifier:
     """Recognises intents by the flow's trigger words.
 
-    A trigger is one or more words in order, in any case; `refund*` also finds "refunded", `#` any word with a digit.
+    A trigger is one or more words in order, in any case; `refund*` also finds "refunded", `#` any word with a digit,
+    and `*` alone takes whatever nothing else did.
     The intent with the most trigger words wins; in doubt the one at hand, then the one named first.
     """
 
@@ -72,15 +86,16 @@ class TriggerClassifier:
     async def classify(self, utterance: Utterance, *, timeout: float) -> Guess:
         """Return the best match, or `unknown` if no trigger occurs."""
         del timeout  # nothing here waits
+        text = unicodedata.normalize("NFC", utterance.text)
         ranked = [
             (-weight, intent not in utterance.at_hand, first, intent)
             for intent in utterance.legal
-            for weight, first in [self._match(intent, utterance.text)]
+            for weight, first in [self._match(intent, text)]
             if weight
         ]
         return Guess(min(ranked)[3], "triggers") if ranked else Guess(UNKNOWN, "none")
 
-    def _match(self, intent: str, text: str) -> tuple[int, int]:
+    def _match(self, intent: str, text: str) -> tuple[float, int]:
         """Return how many trigger words of `intent` occur in `text`, and where the first of them stands."""
         found = [
             (weight, match.start())
@@ -90,11 +105,19 @@ class TriggerClassifier:
         return sum(weight for weight, _ in found), min((start for _, start in found), default=0)
 
 
-def trigger_pattern(phrase: str) -> tuple[re.Pattern[str], int]:
-    """Compile a trigger; its weight is its number of words."""
-    words = phrase.split()
-    body = r"\W+".join(r"\w*\d\w*" if word == "#" else re.escape(word).replace(r"\*", r"\w*") for word in words)
+def trigger_pattern(phrase: str) -> tuple[re.Pattern[str], float]:
+    """Compile a trigger; its weight is its number of words, and less than one for the trigger that takes anything."""
+    if phrase == "*":
+        return re.compile(""), _ANYTHING
+    words = unicodedata.normalize("NFC", phrase).split()
+    body = _GAP.join(_word_pattern(word) for word in words)
     return re.compile(rf"(?<!\w){body}(?!\w)", re.IGNORECASE), len(words)
+
+
+def _word_pattern(word: str) -> str:
+    if word == "#":
+        return r"[^\W\d]*+\d\w*+"
+    return re.escape(word).replace(r"\*", _WILD).replace("'", "['’]")
 
 
 class ModelClassifier:
@@ -107,16 +130,29 @@ class ModelClassifier:
     """
 
     def __init__(self, *, model: str, api_key: str, base_url: str | None = None) -> None:
-        self._options: dict[str, Any] = {"model": model, "api_key": api_key, "base_url": base_url}
-        self._model: Any = None
+        # The import takes seconds: here, where a service starts, and not in the time of the first caller.
+        from langchain_openai import ChatOpenAI
+
+        self._http = httpx.AsyncClient()
+        self._model: Any = ChatOpenAI(
+            model=model,
+            api_key=SecretStr(api_key),
+            base_url=base_url,
+            temperature=0,
+            max_retries=0,
+            http_async_client=self._http,
+        )
         self._runnables: dict[tuple[str, ...], Any] = {}
+
+    async def aclose(self) -> None:
+        """Close the connections to the model."""
+        await self._http.aclose()
 
     async def classify(self, utterance: Utterance, *, timeout: float) -> Guess:
         """Ask the model; any failure, and any answer that is not a legal intent, is `unknown`."""
         try:
             async with asyncio.timeout(timeout):
-                runnable = await self._runnable(tuple(utterance.legal))
-                answer = await runnable.ainvoke(_prompt(utterance))
+                answer = await self._runnable(tuple(utterance.legal)).ainvoke(_prompt(utterance))
             intent = answer["intent"]
         except Exception as error:  # noqa: BLE001  (whatever a model's client raises, the caller is answered)
             log.warning(
@@ -128,18 +164,11 @@ class ModelClassifier:
             return Guess(UNKNOWN, "none")
         return Guess(intent, "llm") if intent in utterance.legal else Guess(UNKNOWN, "llm")
 
-    async def _runnable(self, legal: tuple[str, ...]) -> Any:
-        if self._model is None:
-            self._model = await asyncio.to_thread(self._open)
+    def _runnable(self, legal: tuple[str, ...]) -> Any:
         if legal not in self._runnables:
             schema = _answer_schema(legal)
             self._runnables[legal] = self._model.with_structured_output(schema, method="json_schema", strict=True)
         return self._runnables[legal]
-
-    def _open(self) -> Any:
-        from langchain_openai import ChatOpenAI
-
-        return ChatOpenAI(**self._options, temperature=0, max_retries=0)
 
 
 def _answer_schema(legal: Sequence[str]) -> dict[str, Any]:

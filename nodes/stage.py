@@ -18,7 +18,7 @@ from langgraph.runtime import Runtime
 from nodes.deadline import seconds_left
 from nodes.ports import AgentCaller, AgentRequest, FilePart, Reply, TurnContext
 from nodes.remote.errors import AgentError, RpcFailed, TimedOut
-from nodes.spec import UNKNOWN, Agent, Place
+from nodes.spec import UNKNOWN, Agent, Place, public_url
 from nodes.state import CallState, IntentSource, RemoteTask, Step, Summary, said
 
 _WAITS = ("input-required", "auth-required")
@@ -196,7 +196,7 @@ def _step(state: CallState, place: Place, request: AgentRequest, outcome: Outcom
         "intent_source": source,
         "input_message": request.text,
         "agent": request.agent,
-        "a2a_agent_url": request.url,
+        "a2a_agent_url": public_url(request.url),
         "message_id": request.message_id,
         "response_status": "success" if ok else "error",
         "response_data": _response(outcome, request.agent),

@@ -60,6 +60,20 @@ class Summary(TypedDict):
     ended_at: str
 
 
+class CallInput(TypedDict, total=False):
+    """What one turn brings; the first turn of a call also says whose it is."""
+
+    call_identify_id: str
+    account_id: str
+    eci: str
+    incarnation: str
+    """Made by the stage if nobody brings one."""
+    input_message: str
+    intent: str | None
+    metadata: dict[str, Any]
+    messages: list[Any]
+
+
 class CallState(TypedDict, total=False):
     """Everything a call remembers between turns, and what one turn carries."""
 

@@ -73,6 +73,7 @@ REFUSALS: Mapping[str, Row] = {
     "call-complete": Row(409, "call-complete", "The call is complete"),
     "another-account": Row(409, "another-account", "The call belongs to another account"),
 }
+_HTTP_ERRORS = {404: ("not-found", "There is nothing here"), 405: ("method-not-allowed", "Not with this method")}
 INTERNAL = Row(500, "internal-error", "Something went wrong on our side")
 _DETAILS = {
     "store-unavailable": "nothing of this turn was saved; send it again in a moment",
@@ -131,9 +132,10 @@ async def _on_validation(request: Request, error: RequestValidationError) -> Res
 
 
 async def _on_http(request: Request, error: HTTPException) -> Response:
-    kinds = {404: ("not-found", "There is nothing here"), 405: ("method-not-allowed", "Not with this method")}
-    kind, title = kinds.get(error.status_code, ("http-error", str(error.detail)))
-    detail = f"{request.method} leads nowhere at this path; see /docs for what does"
+    kind, title = _HTTP_ERRORS.get(error.status_code, ("http-error", "The request was not answered"))
+    detail = str(error.detail)
+    if detail in ("Not Found", "Method Not Allowed"):  # Starlette's own words for a path that is no door
+        detail = f"{request.method} leads nowhere at this path; see /docs for what does"
     return respond(Row(error.status_code, kind, title, error.headers or {}), detail)
 
 

@@ -1,7 +1,8 @@
 """Everything a service holds open, opened in order and closed in reverse: store, way to the agents, graph, turns."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from graph.builder import CallGraph, build_graph
@@ -40,17 +41,19 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
         graph.store.embedded.EmbeddedStoreError: if the embedded store cannot be started.
     """
     routes = routes_of(load_flow(settings.flow, env))
-    opening = open_store(
-        choice=settings.checkpointer,
-        url=settings.redis_url,
-        data_dir=settings.data_dir,
-        ttl=settings.session_ttl_seconds,
-    )
-    async with opening as store, Caller(open_client(), max_reply_bytes=settings.max_reply_bytes) as caller:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            open_store(
+                choice=settings.checkpointer,
+                url=settings.redis_url,
+                data_dir=settings.data_dir,
+                ttl=settings.session_ttl_seconds,
+            )
+        )
         graph = build_graph(
             routes.flow,
-            caller=caller,
-            classifier=_classifier(settings),
+            caller=await stack.enter_async_context(Caller(open_client(), max_reply_bytes=settings.max_reply_bytes)),
+            classifier=await _classifier(settings, stack),
             checkpointer=store.saver,
             agent_timeout=settings.agent_timeout_seconds,
             classifier_timeout=settings.classifier_timeout_seconds,
@@ -66,6 +69,12 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
         yield Runtime(settings, routes, store, graph, turns)
 
 
-def _classifier(settings: Settings) -> Classifier | None:
+async def _classifier(settings: Settings, stack: AsyncExitStack) -> Classifier | None:
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
-    return choose_classifier(key, model=settings.openai_model, base_url=settings.openai_base_url)
+    # In a thread: with a key, langchain-openai is imported here, and that takes seconds.
+    chosen = await asyncio.to_thread(
+        choose_classifier, key, model=settings.openai_model, base_url=settings.openai_base_url
+    )
+    if chosen is not None:
+        stack.push_async_callback(chosen.aclose)
+    return chosen

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
-    openai_model: str = Field(default="gpt-4o-mini", validation_alias="OPENAI_MODEL")
+    openai_model: str | None = Field(default=None, validation_alias="OPENAI_MODEL")
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)

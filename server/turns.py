@@ -24,7 +24,7 @@ from graph.store.names import thread_name
 from graph.store.redis_calls import LEASE_SECONDS
 from graph.trail import answer, full_summary
 from nodes.ports import TurnContext
-from nodes.state import CallState
+from nodes.state import CallInput
 
 Done = TypeVar("Done")
 
@@ -175,8 +175,8 @@ class Turns:
 _LOGGED = ("step", "stage", "agent", "intent", "intent_source", "status", "next_flow_id", "duration_ms")
 
 
-def _inputs(turn: OpenTurn, request: TurnRequest) -> CallState:
-    said: CallState = {
+def _inputs(turn: OpenTurn, request: TurnRequest) -> CallInput:
+    said: CallInput = {
         "input_message": request.input_message,
         "intent": request.intent,
         "metadata": dict(request.metadata),

@@ -592,17 +592,27 @@ def test_an_impatient_call_does_not_take_the_card_from_the_others(open_caller: O
     assert len(agent.cards) == 1
 
 
-def test_an_agent_that_changed_its_version_is_asked_for_its_card_again(open_caller: OpenCaller) -> None:
-    async def story() -> tuple[AgentError, list[str]]:
+def test_an_agent_that_changed_its_version_is_spoken_to_as_its_new_card_says(open_caller: OpenCaller) -> None:
+    async def story() -> tuple[Reply, list[str]]:
         unknown = answers_rpc(error={"code": -32601, "message": "Method not found"})
         cards = in_turn(card(version="0.3.0"), card(version="1.0"))
         async with rough_agent(in_turn(unknown, says("hi")), cards) as agent, open_caller() as caller:
-            with pytest.raises(RpcFailed) as caught:
-                await caller.call(_request(agent.url))
-            await caller.call(_request(agent.url))
-            return caught.value, [sent.rpc["method"] for sent in agent.messages]
+            reply = await caller.call(_request(agent.url))
+            return reply, [sent.rpc["method"] for sent in agent.messages]
 
-    assert asyncio.run(story())[1] == ["message/send", "SendMessage"]
+    reply, methods = asyncio.run(story())
+    assert (reply.text, methods) == ("hi", ["message/send", "SendMessage"])
+
+
+def test_an_agent_that_knows_no_method_is_not_asked_twice(open_caller: OpenCaller) -> None:
+    async def story() -> int:
+        unknown = answers_rpc(error={"code": -32601, "message": "Method not found"})
+        async with rough_agent(unknown, card(version="1.0")) as agent, open_caller() as caller:
+            with pytest.raises(RpcFailed):
+                await caller.call(_request(agent.url))
+            return len(agent.messages)
+
+    assert asyncio.run(story()) == 1
 
 
 # Whatever the JSON.

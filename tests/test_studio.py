@@ -82,6 +82,7 @@ def langgraph_dev(folder: Path, env: dict[str, str]) -> Iterator[str]:
         yield url
     finally:
         _stop(process)
+    assert "Application shutdown failed" not in log.read_text()
 
 
 def _plain_environment() -> dict[str, str]:

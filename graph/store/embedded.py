@@ -80,7 +80,7 @@ async def embedded_store(data_dir: Path, *, start_timeout: float = 10.0) -> Asyn
 
 
 async def _serve(place: _Place, timeout: float) -> EmbeddedStore:
-    _check_socket_directory(place)
+    await asyncio.to_thread(_check_socket_directory, place)
     with _open(place.directory / "store.server") as claim:
         if _try_lock(claim):
             return await _start(place, claim, timeout)
@@ -135,7 +135,7 @@ async def _stop(place: _Place) -> None:
             )
     if pid is not None:
         await _until(lambda: not _exists(pid), _REAP_TIMEOUT)
-    _remove_socket(place)
+    await asyncio.to_thread(_remove_socket, place)
 
 
 async def _ask_to_stop(socket: Path) -> tuple[int | None, str]:

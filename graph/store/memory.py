@@ -20,6 +20,7 @@ class _Kept:
     head: str | None = None
     steps: list[Step] = field(default_factory=list)
     expires: float = float("inf")
+    """On the monotonic clock; a call does not expire while a turn is open."""
 
 
 class MemoryCalls:
@@ -41,27 +42,32 @@ class MemoryCalls:
         kept = self._calls.setdefault(thread, _Kept(secrets.token_hex(16)))
         if kept.turn is not None:
             raise Busy("another turn of this call is in flight")
-        kept.turn, kept.expires = secrets.token_hex(8), float("inf")
-        turn = OpenTurn(thread, kept.turn, kept.incarnation, None)
-        turn.loaded = await self._saver.aget_tuple(self._at(thread, kept.head)) if kept.head else None
-        return turn
+        loaded = await self._saver.aget_tuple(self._at(thread, kept.head)) if kept.head else None
+        kept.turn = secrets.token_hex(8)
+        return OpenTurn(thread, kept.turn, kept.incarnation, loaded, kept.head, calls=self)
+
+    async def keep(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
+        """Make what the saver saved the call's head, and go on."""
+        kept = self._calls.get(turn.thread)
+        if kept is None or kept.turn != turn.token or turn.saved is None:
+            raise TurnLost("another turn of this call has begun; nothing of this one was saved")
+        kept.head = turn.head = turn.saved
+        kept.steps.extend(steps)
+        kept.expires = time.monotonic() + self._ttl
+        turn.trail = list(kept.steps) if complete else []
 
     async def finish(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
-        """Make what the saver saved the call's head, and give the lease back."""
-        kept = self._held(turn)
-        if kept is None or turn.saved is None:
-            raise TurnLost("the call was removed while the turn ran")
-        kept.head = turn.saved
-        kept.steps.extend(steps)
-        turn.trail = list(kept.steps) if complete else []
-        self._release(turn, kept)
+        """Make what the saver saved the call's head, unless it is, and give the lease back."""
+        if turn.saved not in (None, turn.head):
+            await self.keep(turn, steps, complete=complete)
+        await self.abandon(turn)
 
     async def abandon(self, turn: OpenTurn) -> None:
         """Give the lease back; a new call leaves no trace."""
         turn.closed = True
-        kept = self._held(turn)
-        if kept is not None:
-            self._release(turn, kept)
+        kept = self._calls.get(turn.thread)
+        if kept is not None and kept.turn == turn.token:
+            kept.turn = None
             if kept.head is None:
                 del self._calls[turn.thread]
 
@@ -100,17 +106,9 @@ class MemoryCalls:
     async def ping(self) -> None:
         """Return: memory always answers."""
 
-    def _held(self, turn: OpenTurn) -> _Kept | None:
-        kept = self._calls.get(turn.thread)
-        return kept if kept is not None and kept.turn == turn.token else None
-
-    def _release(self, turn: OpenTurn, kept: _Kept) -> None:
-        kept.turn, kept.expires = None, time.monotonic() + self._ttl
-        turn.closed = True
-
     async def _expire(self, thread: str) -> None:
         kept = self._calls.get(thread)
-        if kept is not None and kept.expires < time.monotonic():
+        if kept is not None and kept.turn is None and kept.expires < time.monotonic():
             await self._forget(thread)
 
     async def _forget(self, thread: str) -> None:

@@ -1,7 +1,7 @@
 """Opening the store that the settings ask for, and the saver that fits it.
 
-`auto` takes `core` on the embedded store and on a Redis without JSON and Search, else `langgraph-redis`. A marker in
-the store keeps a restart from silently choosing another saver while calls of the first one live.
+`auto` takes `core` on the embedded store and where JSON and Search are not to be had, else `langgraph-redis`.
+A marker in the store keeps a restart from silently choosing another saver while calls of the first one live.
 """
 
 from collections.abc import AsyncIterator
@@ -13,12 +13,23 @@ from typing import Any, Literal
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as ConnectionLost
 
+from graph.store import scripts
 from graph.store.calls import Calls
 from graph.store.embedded import embedded_store
 from graph.store.errors import StoreRefused, StoreUnavailable
-from graph.store.redis_calls import PREFIX, RedisCalls, answering
+from graph.store.redis_calls import PREFIX, RedisCalls
 from graph.store.saver import CoreSaver
 
 Choice = Literal["auto", "core", "langgraph-redis", "memory"]
@@ -27,6 +38,9 @@ Kind = Literal["core", "langgraph-redis", "memory"]
 _MARKER = "flows:checkpointer"
 _CONNECTIONS = 256
 _PROBES = (("FT._LIST",), ("JSON.TYPE", "flows:probe"))
+_ADDRESS = "write redis://[user:password@]host:port[/database], rediss:// or unix://, with special signs as %2F"
+_RIGHTS = "check its name and password, and that it may run scripts and use the keys flows:*"
+_REMEDY = "check REDIS_URL and that the server runs, or unset REDIS_URL to use the embedded store"
 
 log = structlog.get_logger()
 
@@ -50,7 +64,7 @@ async def open_store(
         choice: which saver; `auto` looks at what the store can do.
         url: a Redis or Valkey server; the embedded one if None.
         data_dir: where the embedded store keeps its data.
-        ttl: seconds a call lives after its last turn.
+        ttl: seconds a call lives after its last turn; 0 for ever.
 
     Raises:
         StoreUnavailable: if the store cannot be reached.
@@ -62,11 +76,14 @@ async def open_store(
         return
     async with AsyncExitStack() as stack:
         address = url or (await stack.enter_async_context(embedded_store(data_dir))).url
-        client = await stack.enter_async_context(_connected(address))
-        kind = await _chosen(client, choice)
-        await _mark(client, kind)
+        client = await stack.enter_async_context(_client(address))
+        async with _opening():
+            await client.ping()
+            kind = await _chosen(client, choice)
+            await _mark(client, kind)
+            store = await (_core(client, ttl) if kind == "core" else _langgraph_redis(client, ttl))
         log.info("store opened", checkpointer=kind, embedded=url is None)
-        yield await (_core(client, ttl) if kind == "core" else _langgraph_redis(client, ttl))
+        yield store
 
 
 def _memory(ttl: int) -> Store:
@@ -86,68 +103,81 @@ async def _langgraph_redis(client: Redis, ttl: int) -> Store:
     from graph.store.langgraph_redis import TurnwiseRedisSaver
 
     # The stock saver counts minutes. Its checkpoints outlive the call's own keys by one: a head is never lost.
-    saver = TurnwiseRedisSaver(redis_client=client, ttl={"default_ttl": ttl / 60 + 1, "refresh_on_read": False})
-    async with answering():
-        await saver.asetup()
+    minutes = {"default_ttl": ttl / 60 + 1, "refresh_on_read": False} if ttl else None
+    saver = TurnwiseRedisSaver(redis_client=client, ttl=minutes)
+    await saver.asetup()
     return Store("langgraph-redis", RedisCalls(client, saver, ttl=ttl), saver)
 
 
-@asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[Redis]:
-    """Connect with a pool that queues when it is full: the stock saver takes several connections a turn."""
+def _client(url: str) -> Redis:
+    """Return a client whose pool queues when it is full: the stock saver takes several connections a turn.
+
+    A command whose answer was lost with its connection is sent again, once: what we send may run twice.
+    """
+    again = Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,))
+    limits = {"timeout": 5, "socket_timeout": 5, "socket_connect_timeout": 2}
     try:
         pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url, max_connections=_CONNECTIONS, timeout=5, socket_timeout=5, socket_connect_timeout=2
+            url, max_connections=_CONNECTIONS, retry=again, **limits
         )
-    except ValueError as error:
-        raise StoreRefused(f"REDIS_URL is not an address of a Redis server: {error}") from error
-    async with Redis(connection_pool=pool) as client:
-        try:
-            await client.ping()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(_unreachable(error)) from error
-        yield client
-    await pool.disconnect()
+        pool.connection_kwargs["decode_responses"] = False  # whatever the address says: checkpoints are bytes
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError):
+        # Not the error's own words, nor itself as a cause: both may quote a part of the password.
+        raise StoreRefused(f"REDIS_URL is not an address of a Redis server; {_ADDRESS}") from None
+    return Redis.from_pool(pool)
 
 
-def _unreachable(error: Exception) -> str:
-    remedy = "check REDIS_URL and that the server runs, or unset REDIS_URL to use the embedded store"
-    return f"the store cannot be reached ({type(error).__name__}); {remedy}"
+@asynccontextmanager
+async def _opening() -> AsyncIterator[None]:
+    """Translate what can go wrong with a server that we meet for the first time."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{error}; {_REMEDY}") from error
+    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+        raise StoreRefused(f"the store refuses the user of REDIS_URL ({type(error).__name__}); {_RIGHTS}") from error
+    except ReadOnlyError as error:
+        raise StoreRefused("the store is a read-only replica; set REDIS_URL to its primary") from error
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreUnavailable(f"the store cannot be reached ({type(error).__name__}); {_REMEDY}") from error
 
 
 async def _chosen(client: Redis, choice: Choice) -> Kind:
-    able = await _has_json_and_search(client)
-    if choice == "langgraph-redis" and not able:
+    if choice == "core":
+        return "core"
+    lack = await _lack(client)
+    if choice == "langgraph-redis" and lack:
         raise StoreRefused(
-            "FLOWS_CHECKPOINTER=langgraph-redis needs a Redis with JSON and Search (Redis 8, Redis Stack); "
-            "set FLOWS_CHECKPOINTER=core for this server"
+            f"FLOWS_CHECKPOINTER=langgraph-redis {lack}; set FLOWS_CHECKPOINTER=core for this REDIS_URL"
         )
-    if choice == "auto":
-        return "langgraph-redis" if able else "core"
-    return "core" if choice == "core" else "langgraph-redis"
+    return "core" if lack else "langgraph-redis"
 
 
-async def _has_json_and_search(client: Redis) -> bool:
-    """Ask by use: `COMMAND INFO` of an unknown command breaks redis-py 8."""
-    async with answering():
-        for probe in _PROBES:
-            try:
-                await client.execute_command(*probe)  # type: ignore[no-untyped-call]
-            except ResponseError:
-                return False
-    return True
+async def _lack(client: Redis) -> str | None:
+    """Say what `langgraph-redis` misses here. Ask by use: `COMMAND INFO` of an unknown command breaks redis-py 8."""
+    for probe in _PROBES:
+        try:
+            await client.execute_command(*probe)  # type: ignore[no-untyped-call]
+        except ResponseError:
+            return "needs a Redis with JSON and Search (Redis 8, Redis Stack)"
+    if int(client.connection_pool.connection_kwargs.get("db") or 0):
+        return "needs database 0, the only one that Search works in"
+    return None
 
 
 async def _mark(client: Redis, kind: Kind) -> None:
-    async with answering():
-        marker = await client.get(_MARKER)
-        marked = marker.decode() if isinstance(marker, bytes) else None
-        if marked not in (None, kind) and await _has_calls(client):
-            raise StoreRefused(
-                f"this store holds live calls saved by {marked!r}, not {kind!r}; set FLOWS_CHECKPOINTER={marked}, "
-                "or wait until they have expired"
-            )
-        await client.set(_MARKER, kind)
+    """Mark the store as ours, by a script: a server that would not run one is no store of ours."""
+    mark = client.register_script(scripts.MARK)
+    marked = (await mark(keys=[_MARKER], args=[kind, 0])).decode()
+    if marked == kind:
+        return
+    if await _has_calls(client):
+        raise StoreRefused(
+            f"this store holds live calls saved by {marked!r}, not {kind!r}; set FLOWS_CHECKPOINTER={marked}, "
+            "or wait until they have expired"
+        )
+    await mark(keys=[_MARKER], args=[kind, 1])
 
 
 async def _has_calls(client: Redis) -> bool:

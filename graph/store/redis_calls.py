@@ -1,16 +1,17 @@
 """Calls in Redis or Valkey, over core commands only. On `core` the checkpoint is part of the commit; a stock saver
 writes its own beforehand, and the commit then makes it the call's head: what no commit named was never answered."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from graph.store import scripts
 from graph.store.calls import CallRecord, Moment, OpenTurn
@@ -38,6 +39,8 @@ async def answering() -> AsyncIterator[None]:
     """
     try:
         yield
+    except ResponseError as error:
+        raise StoreUnavailable(f"the store refuses what it is asked ({type(error).__name__})") from error
     except (RedisError, OSError, TimeoutError) as error:
         raise StoreUnavailable(f"the store does not answer ({type(error).__name__})") from error
 
@@ -75,25 +78,30 @@ class RedisCalls:
         self._delete = client.register_script(scripts.DELETE)
 
     async def begin(self, thread: str) -> OpenTurn:
-        """Take the lease and load the call."""
-        token = secrets.token_hex(8)
-        opened = orjson.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds")})
-        args: list[str | bytes | int] = [token, self._lease_ms, opened, secrets.token_hex(16)]
-        async with answering():
-            began = await self._begin(keys=keys_of(thread), args=args)
-            if not began[0]:
-                raise Busy("another turn of this call is in flight")
-            turn = OpenTurn(thread, token, began[1].decode(), None)
-            if began[2]:
-                turn.head = began[2].decode()
-                turn.loaded = await self._loaded(thread, turn.head, began[3], began[4])
+        """Take the lease and load the call.
+
+        A call whose checkpoint was evicted, or ran out while a crashed turn held the rest, is as good as expired.
+        """
+        turn, blob, writes = await self._take(thread)
+        if turn.head is None:
+            return turn
+        async with self._giving_back(turn), answering():
+            turn.loaded = await self._loaded(thread, turn.head, blob, writes)
+        if turn.loaded is None:
+            await self._forget(turn)
+            return await self.begin(thread)
         return turn
+
+    async def keep(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
+        """Make the checkpoint that a stock saver wrote the call's head, and go on."""
+        if turn.saved is not None:
+            await self.commit(turn, turn.saved, b"", steps, complete=complete, release=False)
 
     async def finish(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
         """Make the checkpoint that a stock saver wrote the call's head; on `core` the saver already has."""
         if turn.closed:
             return
-        if turn.saved is None:
+        if turn.saved is None or turn.saved == turn.head:
             await self.abandon(turn)
         else:
             await self.commit(turn, turn.saved, b"", steps, complete=complete)
@@ -167,19 +175,55 @@ class RedisCalls:
         return moments[::-1]
 
     async def delete(self, thread: str) -> bool:
-        """Remove every key of the call."""
-        async with answering():
-            deleted = await self._delete(keys=keys_of(thread))
-            if deleted < 0:
-                raise Busy("a turn of this call is in flight")
-            if deleted and self._codec is None:
-                await self._saver.adelete_thread(thread)
-        return bool(deleted)
+        """Remove every key of the call, those of a stock saver under a lease: a new call must not lose its own."""
+        if self._codec is not None:
+            return await self._drop(thread, "")
+        turn, _, _ = await self._take(thread)
+        return await self._forget(turn)
 
     async def ping(self) -> None:
         """Ask the store for an answer."""
         async with answering():
             await self._client.ping()
+
+    async def _take(self, thread: str) -> tuple[OpenTurn, bytes | None, list[bytes]]:
+        """Take the lease; return the turn, with the checkpoint and pending writes that `core` has for it."""
+        turn = OpenTurn(thread, secrets.token_hex(8), "", None, calls=self)
+        opened = orjson.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        args: list[str | bytes | int] = [turn.token, self._lease_ms, opened, secrets.token_hex(16)]
+        async with self._giving_back(turn), answering():
+            began = await self._begin(keys=keys_of(thread), args=args)
+        if not began[0]:
+            raise Busy("another turn of this call is in flight")
+        turn.incarnation = began[1].decode()
+        turn.head = began[2].decode() if began[2] else None
+        return turn, began[3], began[4]
+
+    @asynccontextmanager
+    async def _giving_back(self, turn: OpenTurn) -> AsyncIterator[None]:
+        """Give back the lease of a turn that its owner never got; it runs out where the store does not answer."""
+        try:
+            yield
+        except StoreUnavailable:
+            raise
+        except BaseException:
+            with suppress(StoreUnavailable):
+                await asyncio.shield(asyncio.ensure_future(self.abandon(turn)))
+            raise
+
+    async def _forget(self, turn: OpenTurn) -> bool:
+        async with self._giving_back(turn):
+            if self._codec is None:
+                async with answering():
+                    await self._saver.adelete_thread(turn.thread)
+            return await self._drop(turn.thread, turn.token)
+
+    async def _drop(self, thread: str, token: str) -> bool:
+        async with answering():
+            dropped = int(await self._delete(keys=keys_of(thread), args=[token]))
+        if dropped < 0:
+            raise Busy("a turn of this call is in flight")
+        return bool(dropped)
 
     async def _loaded(
         self, thread: str, head: str, blob: bytes | None, writes: list[bytes]

@@ -40,11 +40,14 @@ class CoreSaver(BaseCheckpointSaver[int]):
         super().__init__()
         self._client = client
         self._ttl = ttl
-        self._codec = Codec(self.serde)
         self._put = client.register_script(scripts.PUT)
         self._read = client.register_script(scripts.READ)
         self.calls = RedisCalls(client, self, ttl=ttl, codec=self._codec)
         """The calls whose commit is this saver's `aput`."""
+
+    @property
+    def _codec(self) -> Codec:
+        return Codec(self.serde)  # not kept: LangGraph may give a copy of this saver another serializer
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return the checkpoint that `config` names, or the thread's last."""
@@ -109,10 +112,9 @@ class CoreSaver(BaseCheckpointSaver[int]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Keep what a task wrote before its super-step ended."""
-        turn = turn_of(config)
+        if turn_of(config) is not None:
+            return  # of a turn, only commits are kept
         thread_id, namespace, checkpoint_id = _ids(config)
-        if turn is not None and not turn.closed:
-            return  # the run failed before it answered: like its checkpoint, nothing of it is kept
         key = keys_of(thread_id)[3]
         async with answering(), self._client.pipeline(transaction=True) as pipe:
             for index, (channel, value) in enumerate(writes):
@@ -179,7 +181,7 @@ class CoreSaver(BaseCheckpointSaver[int]):
 
 def _ids(config: RunnableConfig) -> tuple[str, str, str | None]:
     configurable = config["configurable"]
-    return configurable["thread_id"], configurable.get("checkpoint_ns", ""), configurable.get("checkpoint_id")
+    return str(configurable["thread_id"]), configurable.get("checkpoint_ns", ""), configurable.get("checkpoint_id")
 
 
 def _matches(

@@ -2,7 +2,7 @@
 
 All keys of a call share one hash tag:
 
-    flows:{TAG}:call         hash: head, incarnation; while a turn is open also turn (the fence), lease, opened, expires
+    flows:{TAG}:call         hash: head, incarnation; with an open turn also turn (the fence), lease, opened, expires
     flows:{TAG}:checkpoints  hash: NAMESPACE|CHECKPOINT-ID → checkpoint, metadata, parent (empty beside a stock saver)
     flows:{TAG}:steps        list: the audit trail, oldest first
     flows:{TAG}:writes       hash: pending writes of interrupted runs

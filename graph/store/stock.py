@@ -14,7 +14,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.memory import InMemorySaver
 
-from graph.store.calls import new_steps, turn_of
+from graph.store.calls import OpenTurn, new_steps, turn_of
 
 
 class Turnwise(BaseCheckpointSaver[Any]):
@@ -38,19 +38,23 @@ class Turnwise(BaseCheckpointSaver[Any]):
         turn = turn_of(config)
         if turn is None:
             return await super().aput(config, checkpoint, metadata, new_versions)
-        saved = {"thread_id": turn.thread, "checkpoint_ns": "", "checkpoint_id": checkpoint["id"]}
-        if not turn.one_save or new_steps(turn, checkpoint["channel_values"]):
-            await super().aput(_without_turn(config), checkpoint, metadata, new_versions)
+        steps = new_steps(turn, checkpoint["channel_values"])
+        if steps:
+            # All versions, because savers keep what changed since a save, and one may have been left out here.
+            versions = checkpoint["channel_versions"]
+            await super().aput(_at(turn, turn.head), _without_steps(checkpoint), metadata, versions)
             turn.saved = checkpoint["id"]
-        return {"configurable": saved}
+            if turn.calls is not None and not turn.one_save:
+                complete = bool(checkpoint["channel_values"].get("is_complete"))
+                await turn.calls.keep(turn, steps, complete=complete)
+        return _at(turn, checkpoint["id"])
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Keep what a task wrote, unless its turn answered nothing."""
-        turn = turn_of(config)
-        if turn is None or turn.saved:
-            await super().aput_writes(_without_turn(config), writes, task_id, task_path)
+        """Keep what a task wrote, unless it belongs to a turn, of which only commits are kept."""
+        if turn_of(config) is None:
+            await super().aput_writes(config, writes, task_id, task_path)
 
 
 class TurnwiseMemorySaver(Turnwise, InMemorySaver):
@@ -62,8 +66,13 @@ def _named(config: RunnableConfig) -> bool:
     return bool(configurable.get("checkpoint_id") or configurable.get("checkpoint_ns"))
 
 
-def _without_turn(config: RunnableConfig) -> RunnableConfig:
-    """Leave only what identifies the checkpoint: the stock savers copy the rest into the metadata they index."""
-    known = ("thread_id", "checkpoint_ns", "checkpoint_id")
-    configurable = {key: value for key, value in config["configurable"].items() if key in known}
-    return {"configurable": configurable}
+def _at(turn: OpenTurn, checkpoint_id: str | None) -> RunnableConfig:
+    """Name a checkpoint and nothing else: the stock savers copy the rest into the metadata they index."""
+    named = {"checkpoint_id": checkpoint_id} if checkpoint_id else {}
+    return {"configurable": {"thread_id": turn.thread, "checkpoint_ns": "", **named}}
+
+
+def _without_steps(checkpoint: Checkpoint) -> Checkpoint:
+    """Leave the turn's steps to the audit trail, as `core` does."""
+    values = {key: value for key, value in checkpoint["channel_values"].items() if key != "steps"}
+    return {**checkpoint, "channel_values": values}

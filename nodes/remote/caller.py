@@ -12,12 +12,12 @@ from nodes.ports import AgentRequest, Reply
 from nodes.remote import wire
 from nodes.remote.card import Cards, Endpoint
 from nodes.remote.dialect import GET_TASK, SEND, Unreadable, read_sent, read_task, send_params, task_params
-from nodes.remote.errors import BadReply, RpcFailed, TimedOut
+from nodes.remote.errors import BadReply, Disconnected, RpcFailed, TimedOut, Unreachable
 
 MAX_REPLY_BYTES = 8_000_000
 CARD_TIMEOUT = 5.0
-_METHOD_NOT_FOUND = -32601
-_VERSION_NOT_SUPPORTED = -32009
+_OTHER_VERSION = (-32601, -32009)
+"""Method not found, version not supported: the agent speaks another version than its card said."""
 _POLL_FIRST, _POLL_LONGEST = 0.05, 1.0
 
 
@@ -33,11 +33,9 @@ def _client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncCli
 
     Without a transport it also keeps no connections: those belong to an event loop, and a script may run several.
     """
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    none_kept = httpx.Limits(max_keepalive_connections=0)
-    return httpx.AsyncClient(  # noqa: S113
-        transport=transport, limits=none_kept, timeout=None, trust_env=False, cookies=no_cookies
-    )
+    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(transport=transport, limits=limits, cookies=cookies, trust_env=False, timeout=None)  # noqa: S113
 
 
 class Caller:
@@ -88,21 +86,30 @@ class Caller:
 
     async def _call(self, request: AgentRequest) -> Reply:
         endpoint = await self._cards.endpoint(request.agent, request.url)
-        params = send_params(request, endpoint.dialect)
         try:
-            result = await self._rpc(request, endpoint, SEND[endpoint.dialect], params)
+            reply = await self._send(request, endpoint)
         except RpcFailed as error:
-            if error.code in (_METHOD_NOT_FOUND, _VERSION_NOT_SUPPORTED):
-                self._cards.forget(request.url)
-            raise
-        return await self._settled(request, endpoint, _read(request, read_sent, result, endpoint.dialect))
+            if error.code not in _OTHER_VERSION:
+                raise
+            known, endpoint = endpoint, await self._cards.endpoint_again(request.agent, request.url)
+            if endpoint == known:
+                raise
+            reply = await self._send(request, endpoint)  # the agent was replaced, and the first message not read
+        return await self._settled(request, endpoint, reply)
+
+    async def _send(self, request: AgentRequest, endpoint: Endpoint) -> Reply:
+        result = await self._rpc(request, endpoint, SEND[endpoint.dialect], send_params(request, endpoint.dialect))
+        return _read(request, read_sent, result, endpoint.dialect)
 
     async def _settled(self, request: AgentRequest, endpoint: Endpoint, reply: Reply) -> Reply:
         pause = _POLL_FIRST
         while reply.task_state in ("submitted", "working") and reply.task_id:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _POLL_LONGEST)
-            result = await self._rpc(request, endpoint, GET_TASK[endpoint.dialect], task_params(reply.task_id))
+            try:
+                result = await self._rpc(request, endpoint, GET_TASK[endpoint.dialect], task_params(reply.task_id))
+            except (Unreachable, Disconnected):
+                continue  # asking changes nothing, so it may be asked again until the time is up
             reply = _read(request, read_task, result)
         return reply
 

@@ -61,9 +61,14 @@ class Cards:
         # Shielded: one impatient call must not take the card away from the others that wait for it.
         return await asyncio.shield(self._fetching[url])
 
-    def forget(self, url: str) -> None:
-        """Fetch the card again next time: the agent may have been replaced."""
+    async def endpoint_again(self, agent: str, url: str) -> Endpoint:
+        """Fetch the card anew, as the agent may have been replaced, and return where to speak to it.
+
+        Raises:
+            AgentError: if the agent cannot be reached at all.
+        """
         self._kept.pop(url, None)
+        return await self.endpoint(agent, url)
 
     async def aclose(self) -> None:
         """Stop fetching."""
@@ -86,7 +91,8 @@ class Cards:
             card = orjson.loads(content) if status == 200 else None
         except (TimeoutError, orjson.JSONDecodeError, ReplyTooLarge, Disconnected):
             card = None
-        endpoint = read_endpoint(card, url) if isinstance(card, dict) else None
+        # In a thread: the first card imports a2a-sdk, a quarter of a second in which other calls want to go on.
+        endpoint = await asyncio.to_thread(read_endpoint, card, url) if isinstance(card, dict) else None
         keep = _KEEP_SECONDS if endpoint else _KEEP_MISSING_SECONDS
         self._kept[url] = (time.monotonic() + keep, endpoint or Endpoint(url, "0.3"))
         return self._kept[url][1]

@@ -1,4 +1,4 @@
-"""httpx over aiohttp, fit to be shared by all calls of all tenants: it keeps no cookies, and its errors are httpx's own."""
+"""httpx over aiohttp, fit to be shared by all calls of all tenants: no cookies kept, no errors but httpx's own."""
 
 import aiohttp
 import httpx

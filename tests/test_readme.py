@@ -1,0 +1,78 @@
+"""What the README tells people to do works as it stands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graph.loader import parse_flow
+from server.settings import Settings
+from tests.conftest import StartService
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_flow_checks() -> None:
+    (text,) = blocks("yaml")
+
+    flow = parse_flow(text, "README.md", {})
+
+    assert list(flow.stages) == ["welcome", "request"]
+
+
+def test_the_python_program_runs(agents: dict[str, str]) -> None:
+    (program,) = blocks("python")
+    env = {f"{name.upper()}_AGENT_URL": url for name, url in agents.items()}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **env}, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "{'text': 'Welcome to customer service. How can I help you today?'}\n"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's commands use curl")
+def test_the_curl_calls_are_answered(start: StartService) -> None:
+    service = start(checkpointer="memory")
+    commands = [block for block in blocks("sh") if block.startswith("curl")]
+
+    said = []
+    for block in commands:
+        script = block.replace("http://localhost:8000", service.url).replace("curl -s", "curl -sS --fail-with-body")
+        said.append(subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=True).stdout)
+
+    assert '"next_flow_id":2' in said[0]
+    assert '"deleted":true' in said[1]
+    assert '"status":"ready"' in said[1]
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    table = README.split("### Configuration")[1].split("###")[0]
+
+    for name, setting in Settings.model_fields.items():
+        variable = str(setting.validation_alias or f"FLOWS_{name.upper()}")
+        row = next((line for line in table.splitlines() if f"`{variable}`" in line), None)
+        assert row is not None, f"{variable} is not in the README's table"
+        assert setting.default is None or f"`{setting.default}`" in row or "OpenAI" in row, row
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_problem_type_is_in_the_table() -> None:
+    from server.problems import REFUSALS, TABLE
+
+    for row in [*TABLE.values(), *REFUSALS.values()]:
+        assert f"| {row.status} | `{row.type}` |" in README
