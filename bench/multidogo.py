@@ -2,9 +2,9 @@
 
     python -m bench.multidogo PATH/finance_calls.jsonl --url http://127.0.0.1:8000 [--without-intents] [--calls N]
 
-With intents, each sentence carries the nearest of ours for its label. Real callers do not keep to five stages: what
-they say before its time is refused (409), and the driver sends it again when the call has come to it, as a telephony
-back end would. Without intents each customer turn is sent once, as it was spoken, and the service classifies it.
+With intents, each sentence carries the nearest of ours for its label; without, the service classifies it. Real
+callers do not keep to five stages: what they say before its time is refused (409) or answered by the fallback, and
+the driver says it again when the call has come to it, as a caller does who is asked once more.
 """
 
 import argparse
@@ -76,17 +76,18 @@ class Call:
     client: aiohttp.ClientSession
     url: str
     tally: Tally
+    intents: bool
     name: str = field(default_factory=lambda: f"DOGO-{uuid.uuid4().hex[:12]}")
     stage: int = GREETING
     captured: str = ""
     complete: bool = False
 
-    async def say(self, message: str, intent: str | None) -> bool:
-        """Take one turn; tell whether it was accepted."""
+    async def say(self, message: str, intent: str) -> bool:
+        """Take one turn; tell whether it was understood where the call stands."""
         sent = {"call_identify_id": self.name, "account_id": "ACC-1", "eci": "ECI-1", "input_message": message}
         started = time.perf_counter()
         async with self.client.post(
-            f"{self.url}/orchestrate", json=sent | ({"intent": intent} if intent else {})
+            f"{self.url}/orchestrate", json=sent | ({"intent": intent} if self.intents else {})
         ) as got:
             told = await got.json(content_type=None)
         self.tally.turns += 1
@@ -97,7 +98,7 @@ class Call:
         self.stage, self.complete = told["next_flow_id"] or CLOSING, told["is_complete"]
         if told["intent_flow_id"] == CAPTURE and told["intent"] in FULFILLED_BY:
             self.captured = told["intent"]
-        return True
+        return bool(told["agent"] != "fallback")
 
 
 def intent_of(label: str, call: Call) -> str:
@@ -114,8 +115,8 @@ def intent_of(label: str, call: Call) -> str:
     return "unknown"
 
 
-async def with_intents(call: Call, conversation: dict[str, Any]) -> None:
-    """Say each sentence with its intent; what was refused is said again when the call has moved on."""
+async def converse(call: Call, conversation: dict[str, Any]) -> None:
+    """Say each sentence; what was refused or not understood is said again when the call has come to it."""
     held: list[tuple[str, str]] = []
     for number, (text, label) in enumerate(_sentences(conversation)):
         if number == 0 and label != "openinggreeting":
@@ -135,13 +136,6 @@ async def _again(call: Call, held: list[tuple[str, str]]) -> list[tuple[str, str
             held.remove((text, label))
             await call.say(text, intent_of(label, call))
     return held
-
-
-async def without_intents(call: Call, conversation: dict[str, Any]) -> None:
-    """Say each customer turn as it was spoken."""
-    for turn in conversation["turns"]:
-        if not call.complete:
-            await call.say(" ".join(sentence["text"] for sentence in turn["sentences"]), None)
 
 
 def _sentences(conversation: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -167,8 +161,8 @@ async def drive(path: Path, url: str, *, intents: bool, calls: int, at_once: int
 
         async def one(conversation: dict[str, Any]) -> None:
             async with gate:
-                call = Call(client, url, tally)
-                await (with_intents if intents else without_intents)(call, conversation)
+                call = Call(client, url, tally, intents)
+                await converse(call, conversation)
                 tally.calls += 1
                 tally.completed += call.complete
                 tally.ended_at.update([] if call.complete else [call.stage])

@@ -144,9 +144,7 @@ stages:
 """
 
     async def story() -> Any:
-        return await build_graph(parse_flow(text, "tour.yaml", {})).ainvoke(
-            {**FIRST, "input_message": "Hello"}, CONFIG
-        )
+        return await tour(text).ainvoke({**FIRST, "input_message": "Hello"}, CONFIG)
 
     state = asyncio.run(story())
 

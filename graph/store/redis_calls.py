@@ -190,7 +190,7 @@ class RedisCalls:
         """Take the lease; return the turn, with the checkpoint and pending writes that `core` has for it."""
         turn = OpenTurn(thread, secrets.token_hex(8), "", None, calls=self)
         opened = orjson.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds")})
-        args: list[str | bytes | int] = [turn.token, self._lease_ms, opened, secrets.token_hex(16)]
+        args: list[str | bytes | int] = [turn.token, self._lease_ms, opened, secrets.token_hex(16), self._ttl]
         async with self._giving_back(turn), answering():
             began = await self._begin(keys=keys_of(thread), args=args)
         if not began[0]:

@@ -19,7 +19,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 BEGIN = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes   ARGV token lease_ms opened incarnation
+-- KEYS call checkpoints steps writes   ARGV token lease_ms opened incarnation ttl
 local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation')
 if had[1] and tonumber(had[1]) > now and had[2] ~= ARGV[1] then return {0} end
 local incarnation, left = had[4] or ARGV[4], redis.call('PTTL', KEYS[1])
@@ -27,6 +27,7 @@ redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'lease', string.format('%.0f', now 
   'opened', ARGV[3], 'incarnation', incarnation)
 if not had[3] then
   redis.call('DEL', KEYS[2], KEYS[3], KEYS[4]) -- an evicted call may leave these behind
+  if ARGV[5] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[5]) end -- a first turn that crashes leaves nothing
   return {1, incarnation, false, false, {}}
 end
 if left >= 0 then redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', now + left)) end
