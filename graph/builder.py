@@ -59,7 +59,7 @@ def build_graph(
     reach = caller or Caller()
     graph = StateGraph(CallState, context_schema=TurnContext, input_schema=CallInput)
     for place in routes.places.values():
-        graph.add_node(place.name, StageNode(facts, place, reach), destinations=_ways(routes, place))
+        graph.add_node(place.name, StageNode(facts, place, reach), destinations=_ways(place))
     if loaded.fallback:
         graph.add_node(FALLBACK, StageNode(facts, None, reach))
         graph.add_edge(FALLBACK, END)
@@ -80,12 +80,12 @@ def _connect(graph: StateGraph[CallState, TurnContext, CallInput, CallState], ro
         graph.add_conditional_edges(CLASSIFIER, _router(routes), answering)
     if routes.flow.waits_for == "nothing":
         for place in routes.places.values():
-            graph.add_conditional_edges(place.name, _onward(routes, place), list(_ways(routes, place)))
+            graph.add_conditional_edges(place.name, _onward(place), list(_ways(place)))
 
 
-def _ways(routes: Routes, place: Place) -> tuple[str, ...]:
+def _ways(place: Place) -> tuple[str, ...]:
     """Name where the call may go from a stage; where the flow waits for the caller, this is only drawn."""
-    return (END,) if place.next_id is None else (routes.places[place.next_id].name, END)
+    return (END,) if place.following is None else (place.following, END)
 
 
 def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str]]:
@@ -95,10 +95,9 @@ def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str]]:
     return route
 
 
-def _onward(routes: Routes, place: Place) -> Callable[[CallState], Coroutine[Any, Any, str]]:
+def _onward(place: Place) -> Callable[[CallState], Coroutine[Any, Any, str]]:
     async def onward(state: CallState) -> str:
-        moved = state.get("current_flow_id") != place.id
-        return routes.place_of(state).name if moved else END
+        return state["stage"] if state["stage"] != place.name else END  # it stays where its agent failed
 
     return onward
 

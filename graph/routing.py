@@ -25,7 +25,7 @@ class Refused(ValueError):
 
     def __init__(
         self,
-        reason: Literal["intent-not-legal", "call-complete", "another-account"],
+        reason: Literal["intent-not-legal", "call-complete", "another-account", "flow-changed"],
         message: str,
         **facts: Any,
     ) -> None:
@@ -39,7 +39,12 @@ class Routes:
     """A flow as the router sees it."""
 
     flow: Flow
-    places: Mapping[int, Place] = field(default_factory=dict)
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+    @cached_property
+    def first(self) -> Place:
+        """Where a new call begins."""
+        return next(iter(self.places.values()))
 
     @cached_property
     def stages_of(self) -> Mapping[str, list[str]]:
@@ -50,10 +55,11 @@ class Routes:
                 found.setdefault(intent, []).append(place.name)
         return found
 
-    def place_of(self, state: Mapping[str, Any]) -> Place:
-        """Return where the call is; a new call is at the first stage."""
-        first = next(iter(self.places.values()))
-        return self.places.get(state.get("current_flow_id", first.id), first)
+    def place_of(self, state: Mapping[str, Any]) -> Place | None:
+        """Return where the call is, by the stage's name; None if this flow has no such place."""
+        if not state.get("stage"):
+            return self.first
+        return self.places.get(state["stage"]) if state.get("flow") == self.flow.flow else None
 
 
 def routes_of(flow: Flow) -> Routes:
@@ -64,7 +70,7 @@ def routes_of(flow: Flow) -> Routes:
     places = {}
     for name, stage in flow.stages.items():
         after = following[name]
-        places[ids[name]] = Place(name, ids[name], stage, ids[after] if after else None)
+        places[name] = Place(name, ids[name], stage, after, ids[after] if after else None)
     return Routes(flow, places)
 
 
@@ -72,11 +78,13 @@ def decide(routes: Routes, state: CallState | Mapping[str, Any], intent: str | N
     """Return the node that this turn goes to.
 
     Raises:
-        Refused: if the call is complete, or the intent is known but not legal at this stage.
+        Refused: if the call is complete, its stage is gone, or the intent is known but not legal there.
     """
     if state.get("is_complete"):
         raise Refused("call-complete", "the call is complete; start another with a new call_identify_id")
     place = routes.place_of(state)
+    if place is None:
+        raise _flow_changed(routes, state)
     if place.stage.agent:
         return place.name
     if intent is None:
@@ -109,6 +117,15 @@ def normal_intent(intent: str | None) -> str | None:
 def legal_intents(stage: Stage) -> list[str]:
     """Return the intents a client may send at the stage."""
     return [*stage.intents, UNKNOWN]
+
+
+def _flow_changed(routes: Routes, state: Mapping[str, Any]) -> Refused:
+    return Refused(
+        "flow-changed",
+        f"the call is at stage {state['stage']!r} of flow {state.get('flow')!r}, which this service does not have; "
+        "serve a flow that has it, or end the call",
+        flow=routes.flow.flow,
+    )
 
 
 def _not_legal(routes: Routes, place: Place, intent: str) -> Refused:

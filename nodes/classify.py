@@ -37,7 +37,7 @@ log = structlog.get_logger()
 class ClassifierNode:
     """Supplies the intent of a turn that came without one."""
 
-    def __init__(self, places: Mapping[int, Place], classifier: Classifier, timeout: float) -> None:
+    def __init__(self, places: Mapping[str, Place], classifier: Classifier, timeout: float) -> None:
         self._places = places
         self._first = next(iter(places.values()))
         self._classifier = classifier
@@ -45,7 +45,7 @@ class ClassifierNode:
 
     async def __call__(self, state: CallState, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         """Return the turn's own values again, with an intent."""
-        place = self._places.get(state.get("current_flow_id", 0), self._first)
+        place = self._places.get(state.get("stage", ""), self._first)
         guess = self._waited_for(state, place) or await self._guess(state, place, runtime)
         passed_on = {key: state[key] for key in TURN_KEYS if key in state}  # type: ignore[literal-required]
         return passed_on | guess

@@ -81,5 +81,7 @@ class Place:
     name: str
     id: int
     stage: Stage
-    next_id: int | None
+    following: str | None
     """The stage after it; None after the last."""
+    next_id: int | None
+    """That stage's `intent_flow_id`."""

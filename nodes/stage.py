@@ -34,7 +34,7 @@ class FlowFacts:
     name: str
     digest: str
     agents: Mapping[str, Agent]
-    places: Mapping[int, Place]
+    places: Mapping[str, Place]
     fallback: str | None
     agent_timeout: float
     """Seconds one attempt may take where neither stage nor agent says otherwise."""
@@ -65,8 +65,8 @@ class StageNode:
     async def __call__(self, state: CallState, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         """Ask the agent and return what the call learned."""
         context = runtime.context or TurnContext()
-        place = self._place or self._facts.places.get(state.get("current_flow_id", 0), self._facts.first)
-        state = _opened(state, place)
+        place = self._place or self._facts.places.get(state.get("stage", ""), self._facts.first)
+        state = _opened(state, self._facts, place)
         request = ask(self._facts, place, agent_at(self._facts, self._place, state), state, context)
         outcome = await self._call(request, context)
         return learn(state, place, request, outcome, advances=self._place is not None)
@@ -142,9 +142,10 @@ def learn(
     done = advances and outcome.reply is not None and outcome.reply.task_state in (None, "completed")
     step = _step(state, place, request, outcome, done)
     update: dict[str, Any] = {
-        key: state[key] for key in ("call_identify_id", "account_id", "eci", "incarnation", "created_at")
+        key: state[key] for key in ("call_identify_id", "account_id", "eci", "flow", "incarnation", "created_at")
     }
     update |= {
+        "stage": (place.following if done else None) or place.name,
         "current_flow_id": step["next_flow_id"] or place.id,
         "completed_flows": state.get("completed_flows", []),
         "is_complete": step["is_complete"],
@@ -170,7 +171,7 @@ def response_text(response: Mapping[str, Any]) -> str:
     return str(response.get("text") or response.get("error", {}).get("message", ""))
 
 
-def _opened(state: CallState, place: Place) -> CallState:
+def _opened(state: CallState, facts: FlowFacts, place: Place) -> CallState:
     """Fill in what a call has from its first turn on."""
     opened: CallState = {
         "call_identify_id": "",
@@ -178,6 +179,8 @@ def _opened(state: CallState, place: Place) -> CallState:
         "eci": "",
         "incarnation": uuid.uuid4().hex,
         "created_at": _now(),
+        "flow": facts.name,
+        "stage": place.name,
         "current_flow_id": place.id,
     }
     opened.update(state)

@@ -82,6 +82,9 @@ class CallState(TypedDict, total=False):
     eci: str
     incarnation: str
     """A random id made with the call: a reused call id is another call to the agents."""
+    flow: str
+    stage: str
+    """Where the call is, by name: numbers may move when the flow's file is edited."""
     current_flow_id: int
     completed_flows: list[int]
     is_complete: bool

@@ -71,6 +71,7 @@ TABLE: Mapping[type[Exception], Row] = {
 REFUSALS: Mapping[str, Row] = {
     "intent-not-legal": Row(409, "intent-not-legal", "The intent is not legal at this stage"),
     "call-complete": Row(409, "call-complete", "The call is complete"),
+    "flow-changed": Row(409, "flow-changed", "The call is at a stage that this service's flow does not have"),
     "another-account": Row(409, "another-account", "The call belongs to another account"),
 }
 _HTTP_ERRORS = {404: ("not-found", "There is nothing here"), 405: ("method-not-allowed", "Not with this method")}

@@ -34,8 +34,8 @@ ROUTES = routes_of(
 )
 
 NEW: dict[str, Any] = {}
-WORKING: dict[str, Any] = {"current_flow_id": 2}
-REPORTING: dict[str, Any] = {"current_flow_id": 3}
+WORKING: dict[str, Any] = {"flow": "small", "stage": "work", "current_flow_id": 2}
+REPORTING: dict[str, Any] = {"flow": "small", "stage": "report", "current_flow_id": 3}
 
 
 @pytest.mark.parametrize(
@@ -111,16 +111,16 @@ def test_a_call_that_is_complete_takes_no_turn(intent: str | None) -> None:
 
 
 def test_deciding_leaves_the_state_as_it_is() -> None:
-    state = {"current_flow_id": 2, "is_complete": False}
+    state = {**WORKING, "is_complete": False}
     decide(ROUTES, state, "do")
-    assert state == {"current_flow_id": 2, "is_complete": False}
+    assert state == {**WORKING, "is_complete": False}
 
 
 def test_stages_follow_each_other_in_the_order_of_the_file() -> None:
     assert dict(ROUTES.places) == {
-        1: Place("hello", 1, HELLO, 2),
-        2: Place("work", 2, WORK, 3),
-        3: Place("report", 3, REPORT, None),
+        "hello": Place("hello", 1, HELLO, "work", 2),
+        "work": Place("work", 2, WORK, "report", 3),
+        "report": Place("report", 3, REPORT, None, None),
     }
 
 
@@ -132,8 +132,15 @@ def test_ids_name_the_stages_and_the_file_orders_them() -> None:
         ("second", 2, 10),
         ("third", 10, None),
     ]
-    assert routes.place_of(NEW).name == "first"
-    assert routes.place_of({"current_flow_id": 10}).name == "third"
+    assert routes.place_of(NEW) == routes.places["first"]
+    assert routes.place_of({"flow": "odd", "stage": "third", "current_flow_id": 2}) == routes.places["third"]
+
+
+@pytest.mark.parametrize(("flow", "stage"), [("small", "gone"), ("another", "work")])
+def test_a_call_whose_stage_the_flow_does_not_have_is_refused(flow: str, stage: str) -> None:
+    with pytest.raises(Refused, match=f"the call is at stage '{stage}' of flow '{flow}'") as caught:
+        decide(ROUTES, {"flow": flow, "stage": stage, "current_flow_id": 2}, "do")
+    assert caught.value.reason == "flow-changed"
 
 
 def test_every_stage_of_an_intent_is_known() -> None:

@@ -89,14 +89,15 @@ def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
     state = record.state
     place = runtime.routes.place_of(state)
     complete = bool(state.get("is_complete"))
+    legal = [] if complete or place is None else legal_intents(place.stage)
     return {
         "call_identify_id": state["call_identify_id"],
         "account_id": state["account_id"],
         "eci": state["eci"],
-        "flow": runtime.routes.flow.flow,
-        "current_flow_id": place.id,
-        "stage": place.name,
-        "legal_intents": [] if complete else legal_intents(place.stage),
+        "flow": state["flow"],
+        "current_flow_id": place.id if place else state["current_flow_id"],
+        "stage": state["stage"],
+        "legal_intents": legal,
         "completed_flows": state["completed_flows"],
         "is_complete": complete,
         "ended": state.get("ended"),
