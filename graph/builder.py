@@ -15,13 +15,14 @@ from langgraph.graph.state import CompiledStateGraph
 
 from graph.flow import Flow
 from graph.loader import load_flow
-from graph.routing import CLASSIFIER, FALLBACK, Routes, decide, normal_intent, routes_of
+from graph.routing import CLASSIFIER, Routes, decide, routes_of
 from nodes.classify import CLASSIFIER_TIMEOUT, ClassifierNode, TriggerClassifier
+from nodes.learning import FALLBACK
 from nodes.ports import AgentCaller, Classifier, TurnContext
 from nodes.remote import Caller
 from nodes.spec import Place
 from nodes.stage import FlowFacts, StageNode
-from nodes.state import CallInput, CallState
+from nodes.state import CallInput, CallState, wanted
 
 AGENT_TIMEOUT = 15.0
 
@@ -55,7 +56,15 @@ def build_graph(
     """
     loaded = load_flow(flow, env)
     routes = routes_of(loaded)
-    facts = FlowFacts(loaded.flow, loaded.digest, loaded.agents, routes.places, loaded.fallback, agent_timeout)
+    facts = FlowFacts(
+        name=loaded.flow,
+        digest=loaded.digest,
+        agents=loaded.agents,
+        places=routes.places,
+        fallback=loaded.fallback,
+        waits=loaded.waits_for == "caller",
+        agent_timeout=agent_timeout,
+    )
     reach = caller or Caller()
     graph = StateGraph(CallState, context_schema=TurnContext, input_schema=CallInput)
     for place in routes.places.values():
@@ -90,7 +99,7 @@ def _ways(place: Place) -> tuple[str, ...]:
 
 def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str]]:
     async def route(state: CallState) -> str:
-        return decide(routes, state, normal_intent(state.get("intent")))
+        return decide(routes, state, wanted(state))
 
     return route
 

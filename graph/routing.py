@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from graph.flow import Flow
+from nodes.learning import FALLBACK
 from nodes.spec import UNKNOWN, Place, Stage
 from nodes.state import CallState
 
 CLASSIFIER = "classifier"
-FALLBACK = "fallback"
 
 
 class Refused(ValueError):
@@ -107,11 +107,6 @@ def same_account(state: Mapping[str, Any], account_id: str) -> None:
             "another-account",
             "this call belongs to another account_id; use the one it began with, or a new call_identify_id",
         )
-
-
-def normal_intent(intent: str | None) -> str | None:
-    """Return the intent, or None where the client left it out (absent, null or blank)."""
-    return (intent or "").strip() or None
 
 
 def legal_intents(stage: Stage) -> list[str]:

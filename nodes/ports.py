@@ -36,6 +36,8 @@ class AgentRequest:
     """Seconds for the whole attempt, card and polling included."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     traceparent: str | None = None
+    task_works: bool = False
+    """Whether the task was still at work when the time of an earlier turn ran out: ask after it, send nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,17 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from langgraph.runtime import Runtime
 
 from nodes.deadline import seconds_left
-from nodes.ports import AgentCaller, AgentRequest, FilePart, Reply, TurnContext
-from nodes.remote.errors import AgentError, RpcFailed, TimedOut
+from nodes.learning import FALLBACK, Outcome, learn, now
+from nodes.ports import AgentCaller, AgentRequest, Reply, TurnContext
+from nodes.remote.errors import AgentError, NoTimeLeft
 from nodes.spec import UNKNOWN, Agent, Place, public_url
-from nodes.state import CallState, IntentSource, RemoteTask, Step, Summary, said
-
-_WAITS = ("input-required", "auth-required")
-_FAILED = ("failed", "rejected", "canceled")
+from nodes.state import CallState, said, wanted
 
 log = structlog.get_logger()
 
@@ -36,22 +33,14 @@ class FlowFacts:
     agents: Mapping[str, Agent]
     places: Mapping[str, Place]
     fallback: str | None
+    waits: bool
+    """Whether a run ends after each stage."""
     agent_timeout: float
     """Seconds one attempt may take where neither stage nor agent says otherwise."""
 
     @property
     def first(self) -> Place:
         return next(iter(self.places.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of asking: a reply, or the error in its place."""
-
-    reply: Reply | None
-    error: AgentError | None
-    started: str
-    duration_ms: float
 
 
 class StageNode:
@@ -67,21 +56,22 @@ class StageNode:
         context = runtime.context or TurnContext()
         place = self._place or self._facts.places.get(state.get("stage", ""), self._facts.first)
         state = _opened(state, self._facts, place)
-        request = ask(self._facts, place, agent_at(self._facts, self._place, state), state, context)
-        outcome = await self._call(request, context)
-        return learn(state, place, request, outcome, advances=self._place is not None)
+        where = FALLBACK if self._place is None else place.name
+        request = ask(self._facts, place, where, agent_at(self._facts, self._place, state), state, context)
+        update = learn(state, place, request, await self._call(request, context), advances=self._place is not None)
+        return update if self._facts.waits else {**_carried(state), **update}
 
     async def _call(self, request: AgentRequest, context: TurnContext) -> Outcome:
-        started, clock = _now(), time.perf_counter()
+        started, clock = now(), time.perf_counter()
         reply: Reply | None = None
         error: AgentError | None = None
         try:
             if seconds_left(context, request.timeout) <= 0:
-                raise TimedOut(request.agent, f"no time was left to ask agent {request.agent!r}")
+                raise NoTimeLeft(request.agent, f"no time was left to ask agent {request.agent!r}")
             reply = await self._caller.call(request)
         except AgentError as caught:
             error = caught
-            log.warning("agent failed", agent=request.agent, type=caught.kind, reason=str(caught))
+            log.warning("agent failed", agent=request.agent, url=public_url(request.url), type=caught.kind)
         return Outcome(reply, error, started, round((time.perf_counter() - clock) * 1000, 3))
 
 
@@ -90,15 +80,24 @@ def agent_at(facts: FlowFacts, place: Place | None, state: CallState) -> str:
     if place is not None and place.stage.agent:
         return place.stage.agent
     if place is not None:
-        return place.stage.intents[state["intent"] or UNKNOWN]
+        return place.stage.intents[wanted(state) or UNKNOWN]
     if facts.fallback is None:
         raise LookupError(f"flow {facts.name!r} has no fallback agent")
     return facts.fallback
 
 
-def ask(facts: FlowFacts, place: Place, agent: str, state: CallState, context: TurnContext) -> AgentRequest:
-    """Build the message to `agent` from what the call knows."""
+def ask(
+    facts: FlowFacts, place: Place, where: str, agent: str, state: CallState, context: TurnContext
+) -> AgentRequest:
+    """Build the message to `agent` from what the call knows.
+
+    It continues a task of that agent that was begun at the same place and waits for the caller. What an earlier turn
+    of the same intent left without an answer is asked after, or sent again under the same id.
+    """
     task: Mapping[str, Any] = state.get("remote_tasks", {}).get(agent, {})
+    here = task.get("stage") == where
+    again = here and task.get("intent") == (wanted(state) or UNKNOWN)
+    works = bool(task.get("works"))
     number = state.get("step_count", 0) + 1
     spec = facts.agents[agent]
     timeout = seconds_left(context, place.stage.timeout or spec.timeout or facts.agent_timeout)
@@ -110,7 +109,7 @@ def ask(facts: FlowFacts, place: Place, agent: str, state: CallState, context: T
         "flow": facts.name,
         "flow_id": place.id,
         "flow_label": place.name.upper(),
-        "intent": state.get("intent") or UNKNOWN,
+        "intent": wanted(state) or UNKNOWN,
         "tenant": context.tenant,
         "deadline_ms": int(timeout * 1000),
     }
@@ -120,9 +119,11 @@ def ask(facts: FlowFacts, place: Place, agent: str, state: CallState, context: T
         agent=agent,
         url=spec.url,
         text=said(state),
-        message_id=message_id(context.tenant, state["incarnation"], facts.digest, place.name, number, agent),
+        message_id=(task.get("unanswered") if again else None)
+        or message_id(context.tenant, state["incarnation"], facts.digest, place.name, number, agent),
         context_id=task.get("context_id") or f"{state['incarnation']}-{agent}",
-        task_id=task.get("task_id") if task.get("stage") == place.name else None,
+        task_id=task.get("task_id") if (again if works else here) else None,
+        task_works=again and works,
         timeout=timeout,
         metadata=metadata,
         traceparent=context.traceparent,
@@ -135,42 +136,6 @@ def message_id(tenant: str, incarnation: str, digest: str, stage: str, number: i
     return hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def learn(
-    state: CallState, place: Place, request: AgentRequest, outcome: Outcome, *, advances: bool
-) -> dict[str, Any]:
-    """Return the update that the outcome makes to the call."""
-    done = advances and outcome.reply is not None and outcome.reply.task_state in (None, "completed")
-    step = _step(state, place, request, outcome, done)
-    update: dict[str, Any] = {
-        key: state[key] for key in ("call_identify_id", "account_id", "eci", "flow", "incarnation", "created_at")
-    }
-    update |= {
-        "stage": (place.following if done else None) or place.name,
-        "current_flow_id": step["next_flow_id"] or place.id,
-        "completed_flows": state.get("completed_flows", []),
-        "is_complete": step["is_complete"],
-        "step_count": step["number"],
-        "remote_tasks": _remote_tasks(state, place, request, outcome),
-        "updated_at": _now(),
-        "steps": [step],
-    }
-    if advances and outcome.reply is not None:
-        update["last_agent"] = request.agent
-    if done:
-        update["completed_flows"] = list(dict.fromkeys([*update["completed_flows"], place.id]))
-    if step["is_complete"]:
-        update |= {"ended": "completed", "session_summary": _summary(update)}
-    if state.get("messages"):
-        spoken = response_text(step["response_data"])
-        update["messages"] = [*state["messages"], {"role": "assistant", "content": spoken}]
-    return update
-
-
-def response_text(response: Mapping[str, Any]) -> str:
-    """Return what a person would be told of a step's response."""
-    return str(response.get("text") or response.get("error", {}).get("message", ""))
-
-
 def _opened(state: CallState, facts: FlowFacts, place: Place) -> CallState:
     """Fill in what a call has from its first turn on."""
     opened: CallState = {
@@ -178,7 +143,7 @@ def _opened(state: CallState, facts: FlowFacts, place: Place) -> CallState:
         "account_id": "",
         "eci": "",
         "incarnation": uuid.uuid4().hex,
-        "created_at": _now(),
+        "created_at": now(),
         "flow": facts.name,
         "stage": place.name,
         "current_flow_id": place.id,
@@ -187,80 +152,6 @@ def _opened(state: CallState, facts: FlowFacts, place: Place) -> CallState:
     return opened
 
 
-def _step(state: CallState, place: Place, request: AgentRequest, outcome: Outcome, done: bool) -> Step:
-    ok = outcome.reply is not None and outcome.reply.task_state not in _FAILED
-    next_id = place.next_id if done else place.id
-    source: IntentSource = state.get("intent_source") or ("declared" if state.get("intent") else "none")
-    return {
-        "number": state.get("step_count", 0) + 1,
-        "stage": place.name,
-        "intent_flow_id": place.id,
-        "intent": state.get("intent") or UNKNOWN,
-        "intent_source": source,
-        "input_message": request.text,
-        "agent": request.agent,
-        "a2a_agent_url": public_url(request.url),
-        "message_id": request.message_id,
-        "response_status": "success" if ok else "error",
-        "response_data": _response(outcome, request.agent),
-        "timestamp": outcome.started,
-        "duration_ms": outcome.duration_ms,
-        "next_flow_id": next_id,
-        "is_complete": next_id is None,
-    }
-
-
-def _response(outcome: Outcome, agent: str) -> dict[str, Any]:
-    if outcome.reply is None:
-        error = outcome.error or AgentError(agent, "no answer")
-        return {"error": {"type": error.kind, "message": str(error), "retryable": error.retryable}}
-    reply = outcome.reply
-    response: dict[str, Any] = {
-        "text": reply.text,
-        "data": list(reply.data),
-        "files": [_file(file) for file in reply.files],
-        "task_state": reply.task_state,
-    }
-    if reply.task_state in _FAILED:
-        message = reply.text or f"agent {agent!r} ended its task as {reply.task_state}"
-        response["error"] = {"type": f"task_{reply.task_state}", "message": message, "retryable": True}
-    return {key: value for key, value in response.items() if value}
-
-
-def _file(file: FilePart) -> dict[str, str]:
-    fields = {"name": file.name, "media_type": file.media_type, "bytes": file.bytes, "url": file.url}
-    return {key: value for key, value in fields.items() if value}
-
-
-def _remote_tasks(state: CallState, place: Place, request: AgentRequest, outcome: Outcome) -> dict[str, RemoteTask]:
-    """Keep the agent's context, and its task while that waits for the caller.
-
-    A task the agent no longer takes messages for is forgotten, or the call could never leave its stage.
-    """
-    tasks = dict(state.get("remote_tasks", {}))
-    kept: RemoteTask = {"context_id": request.context_id}
-    if outcome.reply is not None:
-        kept["context_id"] = outcome.reply.context_id or request.context_id
-        if outcome.reply.task_state in _WAITS and outcome.reply.task_id:
-            intent = state.get("intent") or UNKNOWN
-            kept |= {"task_id": outcome.reply.task_id, "stage": place.name, "intent": intent}
-    elif request.agent in tasks and not isinstance(outcome.error, RpcFailed):
-        kept = tasks[request.agent]
-    tasks[request.agent] = kept
-    return tasks
-
-
-def _summary(update: Mapping[str, Any]) -> Summary:
-    return {
-        "call_identify_id": update["call_identify_id"],
-        "account_id": update["account_id"],
-        "eci": update["eci"],
-        "completed_flows": update["completed_flows"],
-        "step_count": update["step_count"],
-        "started_at": update["created_at"],
-        "ended_at": update["updated_at"],
-    }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _carried(state: CallState) -> dict[str, Any]:
+    """Return what the next stage of the same run still has to know of the turn."""
+    return {key: state[key] for key in ("input_message", "metadata") if key in state}

@@ -3,6 +3,7 @@
 Per-turn values live in `EphemeralValue` channels, so that a turn without an intent cannot run the last turn's again.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
 from langgraph.channels import EphemeralValue
@@ -19,10 +20,15 @@ class RemoteTask(TypedDict):
     """Our side of a conversation with one agent."""
 
     context_id: str
-    task_id: NotRequired[str]
-    """Only while the agent's task waits for the caller."""
     stage: NotRequired[str]
+    """Where the task or the message below was begun; `fallback` for the fallback's."""
     intent: NotRequired[str]
+    task_id: NotRequired[str]
+    """Only while the agent's task waits for the caller, or was still at work when a turn's time ran out."""
+    works: NotRequired[bool]
+    """Whether it was at work."""
+    unanswered: NotRequired[str]
+    """The id of a write's message of which we do not know whether the agent acted on it."""
 
 
 class Step(TypedDict):
@@ -117,11 +123,21 @@ def said(state: CallState) -> str:
     """Return what the caller said this turn."""
     if state.get("input_message"):
         return state["input_message"]
-    return next((_text(message) for message in reversed(state.get("messages") or [])), "")
+    return next((_text(message) for message in reversed(state.get("messages") or []) if _is_human(message)), "")
+
+
+def wanted(state: Mapping[str, Any]) -> str | None:
+    """Return the turn's intent, or None where it was left out (absent, null or blank)."""
+    return (state.get("intent") or "").strip() or None
+
+
+def _is_human(message: Any) -> bool:
+    role = message.get("role") or message.get("type") if isinstance(message, dict) else getattr(message, "type", "")
+    return role in ("user", "human")
 
 
 def _text(message: Any) -> str:
-    content = message.get("content", "") if isinstance(message, dict) else getattr(message, "content", "")
+    content = (message.get("content") if isinstance(message, dict) else getattr(message, "content", None)) or ""
     if isinstance(content, str):
         return content
     blocks = [block if isinstance(block, str) else block.get("text", "") for block in content]

@@ -24,7 +24,7 @@ def _no_controls(value: str) -> str:
 
 
 def _absent_if_blank(value: Any) -> Any:
-    return None if isinstance(value, str) and not value.strip() else value
+    return value.strip() or None if isinstance(value, str) else value
 
 
 Id = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(_legal_id)]

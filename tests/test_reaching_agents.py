@@ -350,9 +350,10 @@ def test_an_address_that_leads_nowhere_is_unreachable(open_caller: OpenCaller, u
         asyncio.run(story())
 
 
-def test_the_agents_reason_is_told_in_one_short_line(open_caller: OpenCaller) -> None:
-    error, _ = _meet(open_caller, answers_rpc(error={"code": -32000, "message": "closed today\nTraceback ..."}))
-    assert str(error) == "agent 'desk' refused the message: closed today (JSON-RPC error -32000)"
+@pytest.mark.parametrize(("code", "told"), [(-32603, "internal error of the agent"), (-32000, "an error of its own")])
+def test_an_agents_own_words_in_an_error_are_not_passed_on(open_caller: OpenCaller, code: int, told: str) -> None:
+    error, _ = _meet(open_caller, answers_rpc(error={"code": code, "message": "password=hunter2\nTraceback ..."}))
+    assert str(error) == f"agent 'desk' refused the message: {told} (JSON-RPC error {code})"
 
 
 # Time.

@@ -7,15 +7,15 @@ import pytest
 from graph.flow import Flow
 from graph.routing import (
     CLASSIFIER,
-    FALLBACK,
     Refused,
     decide,
     legal_intents,
-    normal_intent,
     routes_of,
     same_account,
 )
+from nodes.learning import FALLBACK
 from nodes.spec import UNKNOWN, Agent, Place, Stage
+from nodes.state import wanted
 
 AGENTS = {"desk": Agent(url="http://desk:1")}
 
@@ -54,7 +54,7 @@ def test_an_intent_that_is_legal_goes_to_its_stage(state: dict[str, Any], intent
 @pytest.mark.parametrize("absent", [None, "", " ", "\t\n"])
 @pytest.mark.parametrize("state", [NEW, WORKING])
 def test_an_intent_that_is_absent_is_classified(state: dict[str, Any], absent: str | None) -> None:
-    assert decide(ROUTES, state, normal_intent(absent)) == CLASSIFIER
+    assert decide(ROUTES, state, wanted({"intent": absent})) == CLASSIFIER
 
 
 @pytest.mark.parametrize("intent", [UNKNOWN, "fly", "Greet", "do it", "hello", "classifier"])
@@ -151,7 +151,7 @@ def test_every_stage_of_an_intent_is_known() -> None:
     ("written", "intent"), [(None, None), ("", None), ("  ", None), ("greet", "greet"), (" greet\n", "greet")]
 )
 def test_a_blank_intent_is_none(written: str | None, intent: str | None) -> None:
-    assert normal_intent(written) == intent
+    assert wanted({"intent": written}) == intent
 
 
 def test_unknown_is_legal_everywhere() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Self
@@ -12,12 +13,13 @@ from nodes.ports import AgentRequest, Reply
 from nodes.remote import wire
 from nodes.remote.card import Cards, Endpoint
 from nodes.remote.dialect import GET_TASK, SEND, Unreadable, read_sent, read_task, send_params, task_params
-from nodes.remote.errors import BadReply, Disconnected, RpcFailed, TimedOut, Unreachable
+from nodes.remote.errors import BadReply, Disconnected, HttpFailed, RpcFailed, TimedOut, Unreachable
 
 MAX_REPLY_BYTES = 8_000_000
 CARD_TIMEOUT = 5.0
 _OTHER_VERSION = (-32601, -32009)
 """Method not found, version not supported: the agent speaks another version than its card said."""
+_AT_WORK = ("submitted", "working")
 _POLL_FIRST, _POLL_LONGEST = 0.05, 1.0
 
 
@@ -77,15 +79,18 @@ class Caller:
         Raises:
             AgentError: for everything that can go wrong on the way.
         """
+        work = _Work(request.task_id if request.task_works else None)
         try:
             async with asyncio.timeout(request.timeout):
-                return await self._call(request)
+                return await self._call(request, work)
         except TimeoutError as error:
             message = f"agent {request.agent!r} did not answer within {request.timeout:.3g} s"
-            raise TimedOut(request.agent, message) from error
+            raise TimedOut(request.agent, message, work.task_id) from error
 
-    async def _call(self, request: AgentRequest) -> Reply:
+    async def _call(self, request: AgentRequest, work: "_Work") -> Reply:
         endpoint = await self._cards.endpoint(request.agent, request.url)
+        if work.task_id is not None:
+            return await self._settled(request, endpoint, work)
         try:
             reply = await self._send(request, endpoint)
         except RpcFailed as error:
@@ -95,23 +100,33 @@ class Caller:
             if endpoint == known:
                 raise
             reply = await self._send(request, endpoint)  # the agent was replaced, and the first message not read
-        return await self._settled(request, endpoint, reply)
+        if reply.task_state not in _AT_WORK:
+            return reply
+        work.task_id = reply.task_id
+        return await self._settled(request, endpoint, work)
 
     async def _send(self, request: AgentRequest, endpoint: Endpoint) -> Reply:
         result = await self._rpc(request, endpoint, SEND[endpoint.dialect], send_params(request, endpoint.dialect))
         return _read(request, read_sent, result, endpoint.dialect)
 
-    async def _settled(self, request: AgentRequest, endpoint: Endpoint, reply: Reply) -> Reply:
+    async def _settled(self, request: AgentRequest, endpoint: Endpoint, work: "_Work") -> Reply:
+        """Ask after the task until it is no longer at work."""
         pause = _POLL_FIRST
-        while reply.task_state in ("submitted", "working") and reply.task_id:
+        while True:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _POLL_LONGEST)
+            params = task_params(work.task_id or "")
             try:
-                result = await self._rpc(request, endpoint, GET_TASK[endpoint.dialect], task_params(reply.task_id))
-            except (Unreachable, Disconnected):
+                result = await self._rpc(request, endpoint, GET_TASK[endpoint.dialect], params)
+            except (Unreachable, Disconnected, HttpFailed) as error:
+                if not error.retryable:
+                    raise
                 continue  # asking changes nothing, so it may be asked again until the time is up
             reply = _read(request, read_task, result)
-        return reply
+            if reply.task_id != work.task_id:
+                raise BadReply(request.agent, "it tells of another task than the one asked after")
+            if reply.task_state not in _AT_WORK:
+                return reply
 
     async def _rpc(self, request: AgentRequest, endpoint: Endpoint, method: str, params: dict[str, object]) -> object:
         return await wire.send(
@@ -124,6 +139,13 @@ class Caller:
             max_bytes=self._max_reply_bytes,
             traceparent=request.traceparent,
         )
+
+
+@dataclass(slots=True)
+class _Work:
+    """The agent's task while it is at work, known even if the time runs out."""
+
+    task_id: str | None
 
 
 def _read(request: AgentRequest, read: Callable[..., Reply], *document: object) -> Reply:

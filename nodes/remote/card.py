@@ -4,7 +4,6 @@ An agent without a card speaks A2A 0.3 at its own address.
 """
 
 import asyncio
-import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,7 +66,8 @@ class Cards:
         Raises:
             AgentError: if the agent cannot be reached at all.
         """
-        self._kept.pop(url, None)
+        if url in self._kept:
+            self._kept[url] = (0.0, self._kept[url][1])
         return await self.endpoint(agent, url)
 
     async def aclose(self) -> None:
@@ -90,10 +90,12 @@ class Cards:
                 )
             card = orjson.loads(content) if status == 200 else None
         except (TimeoutError, orjson.JSONDecodeError, ReplyTooLarge, Disconnected):
-            card = None
+            status, card = 0, None
         # In a thread: the first card imports a2a-sdk, a quarter of a second in which other calls want to go on.
         endpoint = await asyncio.to_thread(read_endpoint, card, url) if isinstance(card, dict) else None
         keep = _KEEP_SECONDS if endpoint else _KEEP_MISSING_SECONDS
+        if endpoint is None and url in self._kept and not 200 <= status < 500:
+            endpoint = self._kept[url][1]  # the card could not be had, which says nothing of what it said before
         self._kept[url] = (time.monotonic() + keep, endpoint or Endpoint(url, "0.3"))
         return self._kept[url][1]
 
@@ -108,13 +110,13 @@ def read_endpoint(card: Mapping[str, Any], url: str) -> Endpoint | None:
     from google.protobuf.json_format import ParseError
 
     try:
-        interfaces = parse_agent_card(copy.deepcopy(dict(card))).supported_interfaces
+        interfaces = parse_agent_card(orjson.loads(orjson.dumps(card))).supported_interfaces
         offered = [
             Endpoint(_at_host(interface.url, url), _dialect(interface.protocol_version))
             for interface in interfaces
             if interface.protocol_binding.upper() == "JSONRPC"
         ]
-    except (ParseError, ValueError):
+    except (ParseError, ValueError, TypeError, RecursionError):  # the last two: nested too deeply
         return None
     return max(offered, key=lambda endpoint: endpoint.dialect, default=None)
 

@@ -7,6 +7,8 @@ A2A 1.0: `SendMessage`, parts without `kind`, states like `TASK_STATE_COMPLETED`
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
+import orjson
+
 from nodes.ports import AgentRequest, FilePart, Reply, TaskState
 
 Dialect = Literal["0.3", "1.0"]
@@ -16,6 +18,7 @@ VERSION_HEADER = "A2A-Version"
 SEND: dict[Dialect, str] = {"0.3": "message/send", "1.0": "SendMessage"}
 GET_TASK: dict[Dialect, str] = {"0.3": "tasks/get", "1.0": "GetTask"}
 
+_ID_LENGTH = 1000
 _STATES: frozenset[str] = frozenset(get_args(TaskState))
 
 
@@ -73,8 +76,8 @@ def read_task(result: Any) -> Reply:
     status = _object(task.get("status"), "the task's status")
     parts = [part for artifact in _list(task.get("artifacts")) for part in _parts(artifact)]
     parts += _parts(status["message"]) if status.get("message") else []
-    if not isinstance(task.get("id"), str) or not task["id"]:
-        raise Unreadable("the task has no id")
+    if not isinstance(task.get("id"), str) or not 0 < len(task["id"]) <= _ID_LENGTH:
+        raise Unreadable("the task has no id, or one too long to keep")
     return _reply(parts, _state(status.get("state")), task["id"], task.get("contextId"))
 
 
@@ -88,7 +91,7 @@ def _reply(parts: Iterable[Json], state: TaskState | None, task_id: str | None, 
     files: list[FilePart] = []
     for part in parts:
         _sort_part(part, texts, data, files)
-    context = context_id if isinstance(context_id, str) and context_id else None
+    context = context_id if isinstance(context_id, str) and 0 < len(context_id) <= _ID_LENGTH else None
     return Reply("\n".join(texts), tuple(data), tuple(files), state, task_id, context)
 
 
@@ -102,16 +105,25 @@ def _sort_part(part: Json, texts: list[str], data: list[Any], files: list[FilePa
     elif "raw" in part or "url" in part:
         files.append(_file(part.get("filename"), part.get("mediaType"), part.get("raw"), part.get("url")))
     elif "data" in part:
-        data.append(part["data"])
+        data.append(_keepable(part["data"]))
     else:
-        data.append(part)  # a kind of part that neither version knows is kept, never dropped
+        data.append(_keepable(part))  # a kind of part that neither version knows is kept, never dropped
+
+
+def _keepable(data: Any) -> Any:
+    """Return the data if it can be kept and passed on, some levels deeper than it came."""
+    try:
+        orjson.dumps([[[[[[[[[[[[data]]]]]]]]]]]])
+    except TypeError as error:
+        raise Unreadable("its data is nested too deeply") from error
+    return data
 
 
 def _file(name: Any, media_type: Any, content: Any, url: Any) -> FilePart:
     for value in (name, media_type, content, url):
         if value is not None and not isinstance(value, str):
             raise Unreadable("a file part has a field that is not text")
-    return FilePart(name or None, media_type or None, content or None, url or None)
+    return FilePart(name or None, media_type or None, content, url or None)
 
 
 def _state(value: Any) -> TaskState:

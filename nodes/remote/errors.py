@@ -1,19 +1,19 @@
 """The one tree of everything that can go wrong while reaching an agent; `kind` is what clients see as `type`."""
 
-from typing import ClassVar
-
 
 class AgentError(Exception):
     """An agent did not give a usable answer.
 
     Attributes:
         agent: the agent's name.
-        retryable: whether the same message may succeed later.
         kind: a stable name for machines.
+        retryable: whether the same message may succeed later.
+        acted: False if the agent certainly did not act on the message, None if that is not known.
     """
 
-    kind: ClassVar[str] = "agent_error"
-    retryable: ClassVar[bool] = True
+    kind: str = "agent_error"
+    retryable: bool = True
+    acted: bool | None = None
 
     def __init__(self, agent: str, message: str) -> None:
         super().__init__(message)
@@ -25,6 +25,7 @@ class Unsendable(AgentError):
 
     kind = "unsendable"
     retryable = False
+    acted = False
 
     def __init__(self, agent: str, what: str) -> None:
         super().__init__(agent, f"the message to agent {agent!r} cannot be written as JSON: {what}")
@@ -34,12 +35,27 @@ class Unreachable(AgentError):
     """No connection was made: the message was certainly not delivered."""
 
     kind = "unreachable"
+    acted = False
 
 
 class TimedOut(AgentError):
-    """No answer within the attempt's time; whether the message arrived is not known."""
+    """No answer within the attempt's time; whether the message arrived is not known.
+
+    Attributes:
+        task_id: the agent's task, if it had begun one and was still at work.
+    """
 
     kind = "timeout"
+
+    def __init__(self, agent: str, message: str, task_id: str | None = None) -> None:
+        super().__init__(agent, message)
+        self.task_id = task_id
+
+
+class NoTimeLeft(TimedOut):
+    """The turn's time was up before the agent could be asked."""
+
+    acted = False
 
 
 class Disconnected(AgentError):
@@ -56,18 +72,38 @@ class HttpFailed(AgentError):
     def __init__(self, agent: str, status: int) -> None:
         super().__init__(agent, f"agent {agent!r} answered HTTP {status}")
         self.status = status
-        self.retryable = status >= 500 or status in (408, 429)  # type: ignore[misc]
+        self.retryable = status >= 500 or status in (408, 429)
+        self.acted = None if status >= 500 or status == 408 else False
 
 
 class RpcFailed(AgentError):
-    """The agent answered with a JSON-RPC error."""
+    """The agent answered with a JSON-RPC error. Its own words may hold anything, so only the code is passed on.
+
+    Attributes:
+        code: the JSON-RPC or A2A error code.
+    """
 
     kind = "rpc_error"
     retryable = False
+    acted = False
 
-    def __init__(self, agent: str, code: int, reason: str) -> None:
-        super().__init__(agent, f"agent {agent!r} refused the message: {reason} (JSON-RPC error {code})")
+    def __init__(self, agent: str, code: int) -> None:
+        meaning = _MEANING.get(code, "an error of its own")
+        super().__init__(agent, f"agent {agent!r} refused the message: {meaning} (JSON-RPC error {code})")
         self.code = code
+
+
+_MEANING = {
+    -32700: "it could not be parsed",
+    -32600: "it is not a valid request",
+    -32601: "the agent does not know the method",
+    -32602: "its parameters are not valid",
+    -32603: "internal error of the agent",
+    -32001: "the agent does not know the task",
+    -32004: "the agent does not support this operation",
+    -32005: "the agent does not take this type of content",
+    -32009: "the agent does not speak this version of A2A",
+}
 
 
 class BadReply(AgentError):

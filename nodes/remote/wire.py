@@ -25,7 +25,6 @@ from nodes.remote.errors import (
 )
 
 _HEADERS = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
-_REASON_LENGTH = 200
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
@@ -90,7 +89,7 @@ async def _once(
 ) -> tuple[int, str | None, bytes]:
     try:
         address, fields = _addressed(url, headers)
-        request = client.build_request(method, address, headers=fields, content=body)
+        request = _built(client, agent, method, address, fields, body)
         response = await client.send(request, stream=True, follow_redirects=False)
         try:
             return (
@@ -177,11 +176,23 @@ def _result(agent: str, request_id: str, status: int, content: bytes) -> Any:
     return envelope["result"]
 
 
+def _built(
+    client: httpx.AsyncClient,
+    agent: str,
+    method: str,
+    url: httpx.URL | str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+) -> httpx.Request:
+    try:
+        return client.build_request(method, url, headers=dict(headers), content=body)
+    except ValueError as error:  # a header that is not ASCII
+        raise Unsendable(agent, "a header holds what HTTP cannot carry") from error
+
+
 def _rpc_failed(agent: str, error: Mapping[str, Any]) -> RpcFailed:
     code = error.get("code")
-    lines = str(error.get("message") or "").strip().splitlines()
-    reason = lines[0][:_REASON_LENGTH] if lines else "no reason given"
-    return RpcFailed(agent, code if isinstance(code, int) else 0, reason)
+    return RpcFailed(agent, code if isinstance(code, int) else 0)
 
 
 def _same_host(url: str, location: str) -> str | None:

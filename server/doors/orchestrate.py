@@ -38,7 +38,7 @@ async def orchestrate(request: Request) -> Response:
         account_id=sent.account_id,
         eci=sent.eci,
         input_message=sent.input_message,
-        intent=sent.intent.strip() if sent.intent else None,
+        intent=sent.intent,
         language=sent.language,
         metadata=sent.metadata,
         traceparent=request.headers.get("traceparent"),

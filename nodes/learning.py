@@ -1,0 +1,168 @@
+"""What comes of asking an agent: the update that an outcome makes to the call. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from nodes.ports import AgentRequest, FilePart, Reply
+from nodes.remote.errors import AgentError, TimedOut
+from nodes.spec import UNKNOWN, Place, public_url
+from nodes.state import CallState, IntentSource, RemoteTask, Step, Summary, wanted
+
+_WAITS = ("input-required", "auth-required")
+_FAILED = ("failed", "rejected", "canceled")
+FALLBACK = "fallback"
+"""Where the fallback's tasks were begun; no stage has this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of asking: a reply, or the error in its place."""
+
+    reply: Reply | None
+    error: AgentError | None
+    started: str
+    duration_ms: float
+
+
+def learn(
+    state: CallState, place: Place, request: AgentRequest, outcome: Outcome, *, advances: bool
+) -> dict[str, Any]:
+    """Return the update that the outcome makes to the call; only a stage's own agent `advances` it."""
+    done = advances and outcome.reply is not None and outcome.reply.task_state in (None, "completed")
+    step = _step(state, place, request, outcome, done)
+    update: dict[str, Any] = {
+        key: state[key] for key in ("call_identify_id", "account_id", "eci", "flow", "incarnation", "created_at")
+    }
+    update |= {
+        "stage": (place.following if done else None) or place.name,
+        "current_flow_id": step["next_flow_id"] or place.id,
+        "completed_flows": state.get("completed_flows", []),
+        "is_complete": step["is_complete"],
+        "step_count": step["number"],
+        "remote_tasks": _remote_tasks(state, place, request, outcome, place.name if advances else FALLBACK),
+        "updated_at": now(),
+        "steps": [step],
+    }
+    if advances and outcome.reply is not None:
+        update["last_agent"] = request.agent
+    if done:
+        update["completed_flows"] = list(dict.fromkeys([*update["completed_flows"], place.id]))
+    if step["is_complete"]:
+        update |= {"ended": "completed", "session_summary": _summary(update)}
+    if state.get("messages"):
+        spoken = response_text(step["response_data"])
+        update["messages"] = [*state["messages"], {"role": "assistant", "content": spoken}]
+    return update
+
+
+def response_text(response: Mapping[str, Any]) -> str:
+    """Return what a person would be told of a step's response."""
+    return str(response.get("text") or response.get("error", {}).get("message", ""))
+
+
+def _step(state: CallState, place: Place, request: AgentRequest, outcome: Outcome, done: bool) -> Step:
+    ok = outcome.reply is not None and outcome.reply.task_state not in _FAILED
+    next_id = place.next_id if done else place.id
+    source: IntentSource = state.get("intent_source") or ("declared" if wanted(state) else "none")
+    return {
+        "number": state.get("step_count", 0) + 1,
+        "stage": place.name,
+        "intent_flow_id": place.id,
+        "intent": wanted(state) or UNKNOWN,
+        "intent_source": source,
+        "input_message": request.text,
+        "agent": request.agent,
+        "a2a_agent_url": public_url(request.url),
+        "message_id": request.message_id,
+        "response_status": "success" if ok else "error",
+        "response_data": _response(place, outcome, request.agent),
+        "timestamp": outcome.started,
+        "duration_ms": outcome.duration_ms,
+        "next_flow_id": next_id,
+        "is_complete": next_id is None,
+    }
+
+
+def _response(place: Place, outcome: Outcome, agent: str) -> dict[str, Any]:
+    if outcome.reply is None:
+        return {"error": _error(place, outcome.error or AgentError(agent, "no answer"))}
+    reply = outcome.reply
+    response: dict[str, Any] = {
+        "text": reply.text,
+        "data": list(reply.data),
+        "files": [_file(file) for file in reply.files],
+        "task_state": reply.task_state,
+    }
+    if reply.task_state in _FAILED:
+        message = reply.text or f"agent {agent!r} ended its task as {reply.task_state}"
+        response["error"] = {"type": f"task_{reply.task_state}", "message": message, "retryable": True}
+    return {key: value for key, value in response.items() if value}
+
+
+def _error(place: Place, error: AgentError) -> dict[str, Any]:
+    """Describe an error; a write of which we do not know the outcome is not called retryable."""
+    described = {"type": error.kind, "message": str(error), "retryable": error.retryable}
+    if place.stage.effect == "write" and error.acted is None:
+        return described | {"retryable": False, "outcome": "unknown"}
+    return described
+
+
+def _file(file: FilePart) -> dict[str, str]:
+    fields = {"name": file.name, "media_type": file.media_type, "bytes": file.bytes, "url": file.url}
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _remote_tasks(
+    state: CallState, place: Place, request: AgentRequest, outcome: Outcome, where: str
+) -> dict[str, RemoteTask]:
+    tasks = dict(state.get("remote_tasks", {}))
+    begun: RemoteTask = {"context_id": request.context_id, "stage": where, "intent": wanted(state) or UNKNOWN}
+    if outcome.reply is not None:
+        tasks[request.agent] = _after_reply(begun, outcome.reply)
+    elif outcome.error is not None:
+        tasks[request.agent] = _after_error(begun, tasks.get(request.agent), place, request, outcome.error)
+    return tasks
+
+
+def _after_reply(begun: RemoteTask, reply: Reply) -> RemoteTask:
+    """Keep the agent's context, and its task while that waits for the caller."""
+    context_id = reply.context_id or begun["context_id"]
+    if reply.task_state in _WAITS and reply.task_id:
+        return {**begun, "context_id": context_id, "task_id": reply.task_id}
+    return {"context_id": context_id}
+
+
+def _after_error(
+    begun: RemoteTask, before: RemoteTask | None, place: Place, request: AgentRequest, error: AgentError
+) -> RemoteTask:
+    """Keep what the next turn needs in order to ask first, or to send the same message and not a second one.
+
+    A task the agent no longer takes messages for is forgotten, or the call could never leave its stage.
+    """
+    if isinstance(error, TimedOut) and error.task_id:
+        return {**begun, "task_id": error.task_id, "works": True}
+    if place.stage.effect == "write" and error.acted is None:
+        kept: RemoteTask = {**begun, "unanswered": request.message_id}
+        return {**kept, "task_id": request.task_id} if request.task_id else kept
+    if error.retryable and before is not None:
+        return before
+    return {"context_id": request.context_id}
+
+
+def _summary(update: Mapping[str, Any]) -> Summary:
+    return {
+        "call_identify_id": update["call_identify_id"],
+        "account_id": update["account_id"],
+        "eci": update["eci"],
+        "completed_flows": update["completed_flows"],
+        "step_count": update["step_count"],
+        "started_at": update["created_at"],
+        "ended_at": update["updated_at"],
+    }
+
+
+def now() -> str:
+    """Return the time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

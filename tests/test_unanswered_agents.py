@@ -1,0 +1,125 @@
+"""When an agent gives no usable answer: nothing is sent a second time under another name, and no call gets stuck."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from graph import build_graph, steps_of
+from graph.loader import parse_flow
+from tests.conftest import Service, StartService
+from tests.puppet import Puppet
+
+FLOW = """
+flow: till
+waits_for: caller
+agents: {{desk: {{url: "{url}"}}}}
+stages:
+  ask: {{intents: {{ask: desk}}}}
+  pay: {{intents: {{pay: desk, repay: desk}}, effect: write}}
+fallback: desk
+"""
+
+
+@pytest.fixture
+def till(start: StartService, puppet: tuple[Puppet, str], tmp_path: Any) -> Service:
+    """A service whose flow first asks and then pays, with one agent that does what it is told."""
+    file = tmp_path / "till.yaml"
+    file.write_text(FLOW.format(url=puppet[1]))
+    return start(flow=str(file), checkpointer="memory", agent_timeout_seconds=0.3)
+
+
+def test_a_write_without_an_answer_is_sent_again_under_the_same_id(till: Service, puppet: tuple[Puppet, str]) -> None:
+    till.turn("C", "hello", "ask")
+
+    lost = till.turn("C", "slow 0.6", "pay").json()
+    again = till.turn("C", "yes, pay", "pay").json()
+
+    _, first, second = puppet[0].messages
+    assert first["messageId"] == second["messageId"]
+    assert (lost["status"], lost["response"]["error"]["retryable"]) == ("error", False)
+    assert lost["response"]["error"]["outcome"] == "unknown"
+    assert (again["status"], again["is_complete"]) == ("success", True)
+
+
+def test_another_write_is_another_message(till: Service, puppet: tuple[Puppet, str]) -> None:
+    till.turn("C", "hello", "ask")
+
+    till.turn("C", "slow 0.6", "pay")
+    till.turn("C", "pay that instead", "repay")
+
+    _, first, second = puppet[0].messages
+    assert first["messageId"] != second["messageId"]
+
+
+def test_a_read_without_an_answer_is_simply_asked_again(till: Service, puppet: tuple[Puppet, str]) -> None:
+    lost = till.turn("C", "slow 0.6", "ask").json()
+    till.turn("C", "hello", "ask")
+
+    first, second = puppet[0].messages
+    assert lost["response"]["error"] == {
+        "type": "timeout",
+        "message": "agent 'desk' did not answer within 0.3 s",
+        "retryable": True,
+    }
+    assert first["messageId"] != second["messageId"]
+
+
+def test_a_task_still_at_work_is_asked_after_and_not_sent_again(till: Service, puppet: tuple[Puppet, str]) -> None:
+    till.turn("C", "hello", "ask")
+
+    waiting = till.turn("C", "work", "pay").json()
+    puppet[0].finish()
+    done = till.turn("C", "is it done?", "pay").json()
+
+    assert waiting["response"]["error"]["type"] == "timeout"
+    assert (done["response"]["text"], done["is_complete"]) == ("it is done", True)
+    assert [message["parts"][0]["text"] for message in puppet[0].messages] == ["hello", "work"]
+
+
+def test_a_task_that_the_agent_has_lost_does_not_hold_the_call(till: Service, puppet: tuple[Puppet, str]) -> None:
+    asked = till.turn("C", "ask", "ask").json()
+    lost = till.turn("C", "lose", "ask").json()
+    done = till.turn("C", "hello", "ask").json()
+
+    assert asked["response"]["task_state"] == "input-required"
+    assert lost["response"]["error"]["type"] == "http_error"
+    assert done["next_flow_id"] == 2
+    assert ["taskId" in message for message in puppet[0].messages] == [False, True, False]
+
+
+def test_a_task_of_the_fallback_is_not_continued_by_a_stage(till: Service, puppet: tuple[Puppet, str]) -> None:
+    till.turn("C", "ask", "unknown")
+    told = till.turn("C", "hello", "ask").json()
+
+    assert (told["agent"], told["next_flow_id"]) == ("desk", 2)
+    assert ["taskId" in message for message in puppet[0].messages] == [False, False]
+
+
+def test_data_too_deep_to_keep_is_an_answer_of_ours(till: Service) -> None:
+    told = till.turn("C", "deep", "ask").json()
+
+    assert (told["status"], told["response"]["error"]["type"]) == ("error", "bad_reply")
+    assert len(till.http.get("/session/C/steps").json()) == 1
+
+
+def test_every_stage_of_a_run_hears_what_the_caller_said(puppet: tuple[Puppet, str]) -> None:
+    text = f"""
+flow: tour
+agents: {{one: {{url: "{puppet[1]}"}}}}
+stages: {{first: {{agent: one}}, second: {{agent: one}}, third: {{agent: one}}}}
+"""
+    config: Any = {"configurable": {"thread_id": "T"}}
+
+    async def story() -> Any:
+        graph: Any = build_graph(parse_flow(text, "tour.yaml", {}))
+        await graph.ainvoke({"input_message": "hello", "metadata": {"channel": "web"}}, config)
+        values = (await graph.aget_state(config)).values
+        return values, await steps_of(graph, config)
+
+    values, steps = asyncio.run(story())
+
+    assert [message["parts"][0]["text"] for message in puppet[0].messages] == ["hello"] * 3
+    assert {message["metadata"]["channel"] for message in puppet[0].messages} == {"web"}
+    assert [step["stage"] for step in steps] == ["first", "second", "third"]
+    assert values["is_complete"]
