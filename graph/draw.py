@@ -50,7 +50,7 @@ def png(flow: Flow) -> bytes:
     try:
         from graph.picture import paint
     except ModuleNotFoundError as error:
-        remedy = "pip install 'orchestrator-flows[draw]'"
+        remedy = "pip install pillow grandalf"
         raise DrawError(f"a PNG needs the package {error.name!r}; {remedy}, or draw Mermaid text instead") from error
     return paint(drawing_of(flow))
 

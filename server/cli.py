@@ -47,7 +47,7 @@ def draw(
         if png is None:
             typer.echo(drawing.mermaid(loaded))
         else:
-            png.write_bytes(drawing.png(loaded))
+            _write(png, drawing.png(loaded))
             typer.echo(f"wrote {png}")
 
 
@@ -64,7 +64,9 @@ def schema() -> None:
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen (FLOWS_HOST).")] = None,
-    port: Annotated[int | None, typer.Option(help="Which port (FLOWS_PORT); 0 takes a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Which port (FLOWS_PORT); 0 takes a free one.")
+    ] = None,
     flow: Annotated[str | None, typer.Option(help="Which flow (FLOWS_FLOW).")] = None,
 ) -> None:
     """Serve a flow over HTTP until Ctrl-C or SIGTERM."""
@@ -75,12 +77,20 @@ def serve(
 
 
 @app.command(name="demo-agents")
-def demo_agents(host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1") -> None:
+def demo_agents(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    env: Annotated[
+        bool, typer.Option("--env", help="Print the variables that send `flows serve` to them, for eval, and exit.")
+    ] = False,
+) -> None:
     """Serve the ten demo agents on ports 8001 to 8010 until Ctrl-C or SIGTERM."""
     with _clear_errors():
-        from server.commands.serving import run_demo_agents
+        from server.commands.serving import demo_agents_environment, run_demo_agents
 
-        run_demo_agents(host)
+        if env:
+            typer.echo(demo_agents_environment(host))
+        else:
+            run_demo_agents(host)
 
 
 @app.command()
@@ -96,7 +106,7 @@ def demo(
 
 @app.command()
 def call(
-    url: Annotated[str, typer.Option(help="The service's address.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="The service's address.")] = "http://127.0.0.1:8000",  # talking.DEFAULT_URL
     call_id: Annotated[str | None, typer.Option("--call-id", help="Go on with this call.")] = None,
     account: Annotated[str, typer.Option(help="The account_id to send.")] = "ACC-DEMO",
     eci: Annotated[str, typer.Option(help="The eci to send.")] = "ECI-DEMO",
@@ -106,6 +116,13 @@ def call(
         from server.commands.talking import talk
 
         talk(url, call_id, account, eci)
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise OSError(f"cannot write {str(file)!r}: {error.strerror}; name a file in a folder that exists") from error
 
 
 @contextmanager
@@ -128,7 +145,7 @@ def _expected() -> tuple[type[Exception], ...]:
         "graph.draw": "DrawError",
         "graph.store.errors": "StoreError",
         "graph.store.embedded": "EmbeddedStoreError",
-        "server.listening": "PortInUse",
+        "server.listening": "CannotListen",
         "server.settings": "SettingsError",
     }
     loaded: list[Any] = [

@@ -1,20 +1,23 @@
-"""Listening on a port, and serving an app there, so that a taken port is a clear message and signals stay ours."""
+"""Listening on a port, and serving apps there, so that a taken port is a clear message and signals stay ours."""
 
 import asyncio
-import contextlib
 import errno
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_address
 from typing import Any
 
 from uvicorn import Config, Server
 
-_GRACE_SECONDS = 25
 _POLL_SECONDS = 0.005
 
 
-class PortInUse(Exception):
+class CannotListen(Exception):
+    """Nothing can listen at this address; the message says which setting to mend."""
+
+
+class PortInUse(CannotListen):
     """The port that `name` should listen on is taken."""
 
     def __init__(self, name: str, port: int, remedy: str) -> None:
@@ -24,12 +27,20 @@ class PortInUse(Exception):
 
 
 def listen(
-    name: str, host: str, port: int, *, remedy: str = "stop what listens there or choose another port"
+    name: str, host: str, port: int, *, host_setting: str = "the host", port_setting: str | None = None
 ) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one.
+    """Return a listening socket.
+
+    Args:
+        name: what listens there, for messages.
+        host: an address or a name of this machine.
+        port: 0 takes a free one.
+        host_setting: where the host can be changed, for messages.
+        port_setting: where the port can be changed; None if it cannot.
 
     Raises:
         PortInUse: if the port is taken.
+        CannotListen: if the address is not ours to listen at.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is named, which socket.create_server does not do;
@@ -39,18 +50,48 @@ def listen(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(2048)
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(name, port, remedy) from error
-        raise
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            or_else = f", or set {port_setting} to another port" if port_setting else ""
+            raise PortInUse(name, port, f"stop what listens there{or_else}") from error
+        remedy = _remedy(error, host_setting, port_setting)
+        reason = getattr(error, "strerror", None) or error
+        raise CannotListen(f"{name} cannot listen at {host!r}, port {port}: {reason}; {remedy}") from error
     return listener
 
 
 def url_of(listener: socket.socket) -> str:
     """Return the address at which a client on this machine reaches the socket."""
     host, port = listener.getsockname()[:2]
+    return url_at(host, port)
+
+
+def url_at(host: str, port: int) -> str:
+    """Return the address at which a client on this machine reaches what listens at `host` and `port`."""
+    if host and _is_address(host) and ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches the host."""
+    return ip_address(host).is_loopback if _is_address(host) else host.casefold() == "localhost"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _remedy(error: Exception, host_setting: str, port_setting: str | None) -> str:
+    of_the_port = isinstance(error, OverflowError | PermissionError)
+    if of_the_port and port_setting:
+        return f"set {port_setting} to another port"
+    return f"set {host_setting} to an address of this machine"
 
 
 class _Server(Server):
@@ -61,7 +102,7 @@ class _Server(Server):
 
 
 @asynccontextmanager
-async def serving(app: Any, listener: socket.socket, *, grace: int = _GRACE_SECONDS) -> AsyncIterator[None]:
+async def serving(app: Any, listener: socket.socket, *, grace: int) -> AsyncIterator[None]:
     """Serve `app` on the socket while the context is open; on leaving, stop accepting and let requests finish.
 
     Args:
@@ -69,17 +110,35 @@ async def serving(app: Any, listener: socket.socket, *, grace: int = _GRACE_SECO
         listener: where to serve.
         grace: seconds that requests under way are given.
     """
-    config = Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace)
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
+    async with serving_all([(app, listener)], grace=grace):
+        yield
+
+
+@asynccontextmanager
+async def serving_all(served: Sequence[tuple[Any, socket.socket]], *, grace: int) -> AsyncIterator[None]:
+    """Serve several apps, each on its own socket, as `serving` does; all of them close at the same time."""
+    configs = [Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace) for app, _ in served]
+    servers = [_Server(config) for config in configs]
+    tasks = [
+        asyncio.create_task(server.serve(sockets=[listener]))
+        for server, (_, listener) in zip(servers, served, strict=True)
+    ]
     try:
-        while not server.started and not task.done():  # noqa: ASYNC110  (uvicorn offers nothing to wait for)
-            await asyncio.sleep(_POLL_SECONDS)
-        if task.done():
-            await task
-            raise RuntimeError("the app did not start; see the log")
+        for server, task in zip(servers, tasks, strict=True):
+            await _started(server, task)
         yield
     finally:
-        server.should_exit = True
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
+        for server in servers:
+            server.should_exit = True
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            task.result()
+
+
+async def _started(server: Server, task: asyncio.Task[None]) -> None:
+    while not server.started and not task.done():  # noqa: ASYNC110  (uvicorn offers nothing to wait for)
+        await asyncio.sleep(_POLL_SECONDS)
+    if task.done():
+        task.result()
+        raise RuntimeError("the app did not start; see the log")

@@ -11,9 +11,13 @@ from server.settings import LogLevel
 
 def configure_logs(level: LogLevel) -> None:
     """Send every log line of this process to standard error, from `level` on."""
+    # Our own handler has logged it by then, as one line of the same form as all others.
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda line: "Exception in ASGI application" not in line.getMessage()
+    )
     terminal = sys.stderr.isatty()
     render = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # others print local values
         if terminal
         else structlog.processors.JSONRenderer(
             serializer=lambda value, **_: orjson.dumps(value, default=repr).decode()

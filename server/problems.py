@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from graph.routing import Refused
-from graph.store.errors import Busy, StoreError, TurnLost
+from graph.store.errors import Busy, SaveUnknown, StoreError, TurnLost
 
 log = structlog.get_logger()
 
@@ -35,6 +35,10 @@ class BadInput(Exception):
 
 class BodyTooLarge(Exception):
     """A request body longer than we read."""
+
+
+class NotJson(Exception):
+    """A web page sent something else than JSON, as a form on any site could."""
 
 
 class SessionNotFound(Exception):
@@ -63,6 +67,7 @@ class Row:
 TABLE: Mapping[type[Exception], Row] = {
     BadInput: Row(422, "bad-input", "The request cannot be understood"),
     BodyTooLarge: Row(413, "body-too-large", "The request is too large"),
+    NotJson: Row(415, "unsupported-media-type", "The request is not JSON"),
     SessionNotFound: Row(404, "session-not-found", "There is no such session"),
     Busy: Row(409, "turn-in-flight", "Another turn of this call is in flight", {"retry-after": "1"}),
     TurnLost: Row(409, "turn-lost", "Another turn of this call has taken over", {"retry-after": "1"}),
@@ -77,7 +82,7 @@ REFUSALS: Mapping[str, Row] = {
 _HTTP_ERRORS = {404: ("not-found", "There is nothing here"), 405: ("method-not-allowed", "Not with this method")}
 INTERNAL = Row(500, "internal-error", "Something went wrong on our side")
 _DETAILS = {
-    "store-unavailable": "nothing of this turn was saved; send it again in a moment",
+    "store-unavailable": "what was asked was not done; send it again in a moment",
     "internal-error": "the turn was not answered; send it again, and tell the operator if it happens twice",
 }
 
@@ -94,6 +99,8 @@ def problem_of(error: Exception) -> Response:
         return respond(REFUSALS[error.reason], str(error), **error.facts)
     if isinstance(error, BadInput):
         return respond(TABLE[BadInput], str(error), errors=error.errors)
+    if isinstance(error, SaveUnknown):
+        return respond(TABLE[StoreError], f"{error}; look at the session before you send it again")
     row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), INTERNAL)
     return respond(row, _DETAILS.get(row.type) or str(error))
 
@@ -109,6 +116,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handler)
     app.exception_handler(RequestValidationError)(_on_validation)
     app.exception_handler(HTTPException)(_on_http)
+    app.exception_handler(ClientDisconnect)(_on_hang_up)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -140,6 +148,10 @@ async def _on_http(request: Request, error: HTTPException) -> Response:
     return respond(Row(error.status_code, kind, title, error.headers or {}), detail)
 
 
+async def _on_hang_up(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
 async def _on_bug(request: Request, error: Exception) -> Response:
     log.error("request failed", path=request.url.path, exc_info=error)
     return problem_of(error)
@@ -151,5 +163,5 @@ def _field_error(detail: Any) -> dict[str, str]:
     if detail["type"] == "missing":
         message = "it is missing; add it"
     if detail["type"] == "json_invalid":
-        message = "it is not JSON; send a JSON object in UTF-8"
+        message = f"{message[:1].lower()}{message[1:]}; send a JSON object in UTF-8"
     return {"field": where or "body", "message": message}

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from pydantic import SecretStr
+
 from graph.builder import CallGraph, build_graph
 from graph.classifier import choose_classifier
 from graph.loader import load_flow
@@ -45,7 +47,7 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
         store = await stack.enter_async_context(
             open_store(
                 choice=settings.checkpointer,
-                url=settings.redis_url,
+                url=_plain(settings.redis_url),
                 data_dir=settings.data_dir,
                 ttl=settings.session_ttl_seconds,
             )
@@ -70,11 +72,15 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
 
 
 async def _classifier(settings: Settings, stack: AsyncExitStack) -> Classifier | None:
-    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
+    key = _plain(settings.openai_api_key)
     # In a thread: with a key, langchain-openai is imported here, and that takes seconds.
     chosen = await asyncio.to_thread(
-        choose_classifier, key, model=settings.openai_model, base_url=settings.openai_base_url
+        choose_classifier, key, model=settings.openai_model, base_url=_plain(settings.openai_base_url)
     )
     if chosen is not None:
         stack.push_async_callback(chosen.aclose)
     return chosen
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None

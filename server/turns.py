@@ -85,11 +85,12 @@ class Turns:
         Raises:
             Refused: if the turn is not legal now; nothing was saved.
             Busy: if the call was still busy after the wait.
-            StoreError: if the store failed; nothing was saved.
+            SaveUnknown: if the store did not confirm that the turn was saved.
+            StoreError: if the store failed otherwise; nothing was saved.
         """
-        deadline = asyncio.get_running_loop().time() + self._turn_timeout
+        deadline = self._deadline()
         thread = thread_name(self._tenant, request.call_identify_id)
-        turn = await self._once_free(lambda: self._calls.begin(thread))
+        turn = await self._once_free(lambda: self._calls.begin(thread), deadline)
         turn.one_save = self._waits
         try:
             async with self._renewing(turn):
@@ -109,11 +110,14 @@ class Turns:
             Busy: if it was still busy after the wait.
         """
         thread = thread_name(self._tenant, call_identify_id)
-        return await self._once_free(lambda: self._calls.delete(thread))
+        return await self._once_free(lambda: self._calls.delete(thread), self._deadline())
 
-    async def _once_free(self, work: Callable[[], Awaitable[Done]]) -> Done:
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._turn_timeout
+
+    async def _once_free(self, work: Callable[[], Awaitable[Done]], deadline: float) -> Done:
         clock = asyncio.get_running_loop()
-        give_up = clock.time() + self._busy_wait
+        give_up = min(clock.time() + self._busy_wait, deadline)
         wait = _FIRST_WAIT
         while True:
             try:
@@ -167,9 +171,16 @@ class Turns:
     async def _abandon(self, turn: OpenTurn) -> None:
         """Give the lease back even if the client's task is cancelled; a store that fails lets it run out."""
         try:
-            await asyncio.shield(asyncio.ensure_future(self._calls.abandon(turn)))
+            await asyncio.shield(asyncio.ensure_future(self._give_back(turn)))
         except StoreError as error:
             log.warning("lease not given back", reason=str(error))
+
+    async def _give_back(self, turn: OpenTurn) -> None:
+        """Give the lease back, but not under a save: that of a cancelled run goes on after the run has raised."""
+        if turn.saving is not None and not turn.saving.done():
+            await asyncio.wait({turn.saving}, timeout=LEASE_SECONDS)
+        if not turn.closed:
+            await self._calls.abandon(turn)
 
 
 _LOGGED = ("step", "stage", "agent", "intent", "intent_source", "status", "next_flow_id", "duration_ms")

@@ -183,3 +183,27 @@ def test_no_request_that_the_openapi_document_allows_is_a_server_error(service: 
 
     assert {operation.label for operation in operations} == set(seen)
     assert "POST /orchestrate" in seen
+
+
+@pytest.mark.parametrize("trace", [b"\xff", b"garbage", b"00-" + b"0" * 5000])
+def test_a_traceparent_that_is_none_is_left_aside(service: Service, trace: bytes) -> None:
+    sent = {**GOOD, "call_identify_id": f"TRACE-{len(trace)}"}
+
+    answer = service.http.post("/orchestrate", json=sent, headers={b"traceparent": trace})
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "success")
+
+
+def test_metadata_that_cannot_be_handed_on(service: Service) -> None:
+    problem = refused(service.http.post("/orchestrate", json={**GOOD, "metadata": {"n": 10**30}}), 422, "bad-input")
+
+    assert problem["errors"][0]["field"] == "metadata"
+
+
+def test_a_form_of_another_web_page_is_refused(service: Service) -> None:
+    page = {"origin": "http://elsewhere.example", "content-type": "text/plain"}
+
+    refused(service.http.post("/orchestrate", content=json.dumps(GOOD), headers=page), 415, "unsupported-media-type")
+    assert (
+        service.http.post("/orchestrate", json=GOOD, headers={"origin": "http://elsewhere.example"}).status_code < 415
+    )

@@ -192,5 +192,5 @@ def test_without_the_packages_that_paint_the_remedy_is_told(package: str) -> Non
         text=True,
         check=True,
     )
-    assert "pip install 'orchestrator-flows[draw]'" in ran.stdout
+    assert "pip install pillow grandalf" in ran.stdout
     assert package in ran.stdout

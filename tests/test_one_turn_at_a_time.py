@@ -1,5 +1,6 @@
 """A call takes one turn at a time, whoever sends them."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,8 +17,8 @@ def test_a_second_turn_waits_and_is_then_refused(
 
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(service.turn, "BUSY-1", "slow 1.5", "greeting")
-        while not puppet[0].messages:
-            pass
+        while not puppet[0].messages and not slow.done():
+            time.sleep(0.01)
         refused = service.turn("BUSY-1", "hello", "greeting")
 
     assert (refused.status_code, refused.json()["type"]) == (409, "turn-in-flight")
@@ -47,8 +48,8 @@ def test_a_busy_call_is_not_deleted(start: StartService, store: Store, puppet: t
 
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(service.turn, "BUSY-3", "slow 1", "greeting")
-        while not puppet[0].messages:
-            pass
+        while not puppet[0].messages and not slow.done():
+            time.sleep(0.01)
         refused = service.http.delete("/session/BUSY-3")
 
     assert (refused.status_code, refused.json()["type"]) == (409, "turn-in-flight")

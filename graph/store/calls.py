@@ -4,6 +4,7 @@
 loaded is not loaded again and what is saved is saved by the turn that holds the lease.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -35,6 +36,8 @@ class OpenTurn:
     """Whether the lease was given back."""
     calls: "Calls | None" = field(default=None, repr=False)
     """Where a stock saver has its checkpoints committed, if the run saves more than once."""
+    saving: "asyncio.Task[Any] | None" = field(default=None, repr=False)
+    """The task in which the run's save goes on, even if the run was cancelled during it."""
     saved: str | None = None
     """The checkpoint a stock saver wrote last; it counts once the commit names it."""
     trail: list[Step] = field(default_factory=list)

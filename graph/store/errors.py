@@ -9,6 +9,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or does not answer; trying again later may help."""
 
 
+class SaveUnknown(StoreUnavailable):
+    """The store did not confirm a save: it may have happened or not."""
+
+
 class StoreRefused(StoreError):
     """The store is not fit for what the settings ask of it; the message names the setting."""
 

@@ -12,6 +12,8 @@ from graph.store.errors import Busy, TurnLost
 from graph.store.stock import TurnwiseMemorySaver
 from nodes.state import Step
 
+_SWEEP_SECONDS = 10.0
+
 
 @dataclass(slots=True)
 class _Kept:
@@ -35,10 +37,11 @@ class MemoryCalls:
         self._saver = saver
         self._ttl = ttl or float("inf")
         self._calls: dict[str, _Kept] = {}
+        self._next_sweep = 0.0
 
     async def begin(self, thread: str) -> OpenTurn:
         """Take the lease and load the call."""
-        await self._expire(thread)
+        await self._sweep()
         kept = self._calls.setdefault(thread, _Kept(secrets.token_hex(16)))
         if kept.turn is not None:
             raise Busy("another turn of this call is in flight")
@@ -105,6 +108,14 @@ class MemoryCalls:
 
     async def ping(self) -> None:
         """Return: memory always answers."""
+
+    async def _sweep(self) -> None:
+        """Forget what has expired, at most once in a while: nobody may ever ask for it again."""
+        now = time.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + _SWEEP_SECONDS
+            for thread in [thread for thread, kept in self._calls.items() if kept.expires < now]:
+                await self._forget(thread)
 
     async def _expire(self, thread: str) -> None:
         kept = self._calls.get(thread)

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from graph.store import scripts
 from graph.store.calls import CallRecord, Moment, OpenTurn
 from graph.store.codec import Codec
-from graph.store.errors import Busy, StoreUnavailable, TurnLost
+from graph.store.errors import Busy, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.names import tag_of
 from nodes.state import Step
 
@@ -70,6 +70,8 @@ class RedisCalls:
         self._ttl = ttl
         self._codec = codec
         self._lease_ms = int(lease * 1000)
+        # A call's first turn may take longer than a call is kept; renewing its lease keeps it for that long again.
+        self._first_ttl = ttl and max(ttl, int(2 * lease) + 1)
         self._begin = client.register_script(scripts.BEGIN)
         self._commit = client.register_script(scripts.COMMIT)
         self._abandon = client.register_script(scripts.ABANDON)
@@ -127,12 +129,23 @@ class RedisCalls:
             int(complete),
         ]
         args += map(orjson.dumps, steps)
-        async with answering():
-            committed = await self._commit(keys=keys_of(turn.thread), args=args)
+        committed = await self._committed(keys_of(turn.thread), args)
         if not committed[0]:
             raise TurnLost("another turn of this call has begun; nothing of this one was saved")
         turn.trail = [orjson.loads(step) for step in committed[1]]
         turn.head, turn.closed = head, release
+
+    async def _committed(self, keys: list[str], args: list[str | bytes | int]) -> Any:
+        """Run the commit, and once more if its answer was lost: what was committed already stays as it is."""
+        try:
+            async with answering():
+                return await self._commit(keys=keys, args=args)
+        except StoreUnavailable:
+            try:
+                async with answering():
+                    return await self._commit(keys=keys, args=args)
+            except StoreUnavailable as error:
+                raise SaveUnknown("the store did not confirm that the turn was saved") from error
 
     async def abandon(self, turn: OpenTurn) -> None:
         """Give the lease back."""
@@ -190,7 +203,7 @@ class RedisCalls:
         """Take the lease; return the turn, with the checkpoint and pending writes that `core` has for it."""
         turn = OpenTurn(thread, secrets.token_hex(8), "", None, calls=self)
         opened = orjson.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds")})
-        args: list[str | bytes | int] = [turn.token, self._lease_ms, opened, secrets.token_hex(16), self._ttl]
+        args: list[str | bytes | int] = [turn.token, self._lease_ms, opened, secrets.token_hex(16), self._first_ttl]
         async with self._giving_back(turn), answering():
             began = await self._begin(keys=keys_of(thread), args=args)
         if not began[0]:

@@ -4,6 +4,7 @@ A run that belongs to a turn reads what `begin` loaded, and its one `aput` is th
 run. A run without a turn (Studio, a notebook, a conformance test) reads and writes plainly.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -136,6 +137,7 @@ class CoreSaver(BaseCheckpointSaver[int]):
         steps = new_steps(turn, values)
         if not steps:
             return  # LangGraph saves a failed run as well; a turn that answered nothing has nothing to commit
+        turn.saving = asyncio.current_task()
         blob = self._codec.encode(checkpoint, metadata, turn.head, steps=False)
         complete = bool(values.get("is_complete"))
         await self.calls.commit(turn, checkpoint["id"], blob, steps, complete=complete, release=turn.one_save)

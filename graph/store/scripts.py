@@ -74,6 +74,8 @@ RENEW = (
 -- KEYS call   ARGV token lease_ms
 if redis.call('HGET', KEYS[1], 'turn') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left < 2 * ARGV[2] then redis.call('PEXPIRE', KEYS[1], 2 * ARGV[2]) end
 return 1
 """
 )

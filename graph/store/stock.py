@@ -1,6 +1,7 @@
 """LangGraph's own savers made safe for turns: they read what `begin` loaded, and keep nothing of a run that answered
 nothing. What they save becomes the call's state only when the commit names it."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class Turnwise(BaseCheckpointSaver[Any]):
             return await super().aput(config, checkpoint, metadata, new_versions)
         steps = new_steps(turn, checkpoint["channel_values"])
         if steps:
+            turn.saving = asyncio.current_task()
             # All versions, because savers keep what changed since a save, and one may have been left out here.
             versions = checkpoint["channel_versions"]
             await super().aput(_at(turn, turn.head), _without_steps(checkpoint), metadata, versions)

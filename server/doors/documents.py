@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from server.identifiers import MESSAGE_LENGTH, Id, Intent
 
@@ -43,6 +44,15 @@ class OrchestrateRequest(BaseModel):
     intent: Intent = Field(default=None, description="What the caller wants; left out, the classifier decides.")
     language: str | None = Field(default=None, max_length=35, description="The caller's language (BCP 47).")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Handed to the agents as it is.")
+
+    @field_validator("metadata")
+    @classmethod
+    def _can_be_handed_on(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        try:
+            orjson.dumps([[[[metadata]]]])
+        except TypeError as error:
+            raise ValueError("it is nested too deeply or holds a number beyond 64 bits; send less") from error
+        return metadata
 
 
 class OrchestrateResponse(BaseModel):

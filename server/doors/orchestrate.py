@@ -1,5 +1,7 @@
 """`POST /orchestrate`: one turn of a call."""
 
+import re
+
 import orjson
 from fastapi import APIRouter, Request, Response
 
@@ -10,6 +12,8 @@ from server.runtime import Runtime
 from server.turns import TurnRequest
 
 router = APIRouter(tags=["calls"])
+
+_TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _BODY = {
     "requestBody": {
@@ -24,7 +28,7 @@ _BODY = {
     summary="Take one turn of a call",
     response_model=None,
     openapi_extra=_BODY,
-    responses={200: {"model": OrchestrateResponse}, **responses(409, 413, 422, 503)},
+    responses={200: {"model": OrchestrateResponse}, **responses(409, 413, 415, 422, 503)},
 )
 async def orchestrate(request: Request) -> Response:
     """Send what the caller said; a new `call_identify_id` begins a call.
@@ -41,6 +45,12 @@ async def orchestrate(request: Request) -> Response:
         intent=sent.intent,
         language=sent.language,
         metadata=sent.metadata,
-        traceparent=request.headers.get("traceparent"),
+        traceparent=_traceparent(request),
     )
     return Response(orjson.dumps(await runtime.turns.run(turn)), media_type="application/json")
+
+
+def _traceparent(request: Request) -> str | None:
+    """Return the trace to go on with (W3C Trace Context); what is not one is as good as none."""
+    sent = request.headers.get("traceparent", "")
+    return sent if _TRACEPARENT.fullmatch(sent) else None

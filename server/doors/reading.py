@@ -5,7 +5,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from server.problems import BodyTooLarge, bad_input
+from server.problems import BodyTooLarge, NotJson, bad_input
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -14,9 +14,14 @@ async def read_document(request: Request, document: type[Document], max_bytes: i
     """Read and check the body.
 
     Raises:
+        NotJson: if a web page sent it as something else than JSON.
         BodyTooLarge: if it is longer than `max_bytes`.
         BadInput: if it is not what `document` says.
     """
+    kind = request.headers.get("content-type", "")
+    if "origin" in request.headers and "json" not in kind:
+        # Without this any web page could drive calls on the loopback of whoever looks at it.
+        raise NotJson("send it with content-type: application/json")
     try:
         return document.model_validate_json(await _read(request, max_bytes))
     except ValidationError as error:

@@ -1,0 +1,58 @@
+"""A turn that is cancelled, or whose save is not confirmed, leaves the call whole and its lease free."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from server.turns import TurnRequest
+from tests.background import Background
+from tests.conftest import Service, StartService
+from tests.puppet import Puppet
+
+
+def hello(call: str, words: str) -> TurnRequest:
+    return TurnRequest(call, "ACC-1", "ECI-7", words, "greeting")
+
+
+async def cancelled_after(service: Service, request: TurnRequest, seconds: float) -> None:
+    turn = asyncio.ensure_future(service.runtime.turns.run(request))
+    await asyncio.sleep(seconds)
+    turn.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+
+
+def test_a_turn_cancelled_while_its_agent_works_saves_nothing(
+    start: StartService, store: dict[str, Any], puppet: tuple[Puppet, str], background: Background
+) -> None:
+    service = start({"GREETING_AGENT_URL": puppet[1]}, busy_wait_seconds=0, **store)
+
+    background.run(cancelled_after(service, hello("GONE", "slow 1"), 0.3))
+
+    assert service.http.get("/session/GONE").status_code == 404
+    assert service.turn("GONE", "hello", "greeting").json()["step"] == 1
+
+
+@pytest.mark.parametrize("store", ["valkey"], indirect=True)
+def test_a_turn_cancelled_during_its_save_is_saved_before_the_lease_is_free(
+    start: StartService,
+    store: dict[str, Any],
+    puppet: tuple[Puppet, str],
+    background: Background,
+    valkey_url: str,
+) -> None:
+    service = start({"GREETING_AGENT_URL": puppet[1]}, **store)
+
+    with Redis.from_url(valkey_url) as redis:
+        turn = cancelled_after(service, hello("SAVED", "slow 0.3"), 0.6)
+        running = asyncio.run_coroutine_threadsafe(turn, background.loop)
+        while not puppet[0].messages:
+            time.sleep(0.01)
+        redis.execute_command("CLIENT", "PAUSE", 900, "WRITE")  # the save hangs while the turn is cancelled
+        running.result(timeout=10)
+
+    assert [step["number"] for step in service.http.get("/session/SAVED/steps").json()] == [1]
+    assert service.turn("SAVED", "123456", "verify_identity").json()["step"] == 2
