@@ -18,7 +18,8 @@ RESERVED = ("fallback", "classifier")
 def problems_of(flow: Flow) -> list[tuple[Place, str]]:
     """Return everything that keeps the flow from running, as (place in the document, what and remedy)."""
     rules = (_kinds, _names, _ids, _agents, _addresses, _triggers, _waits)
-    return [problem for rule in rules for problem in rule(flow)]
+    found = [problem for rule in rules for problem in rule(flow)]
+    return found or list(_unused(flow))  # an agent may seem idle only because its name is misspelt elsewhere
 
 
 def _kinds(flow: Flow) -> Found:
@@ -47,6 +48,20 @@ def _ids(flow: Flow) -> Found:
 
 
 def _agents(flow: Flow) -> Found:
+    for place, agent in _named(flow):
+        if agent not in flow.agents:
+            yield place, f"agent {agent!r} is not defined; {_remedy(agent, flow.agents, 'agents')}"
+
+
+def _unused(flow: Flow) -> Found:
+    named = {agent for _, agent in _named(flow)}
+    for agent in flow.agents:
+        if agent not in named:
+            yield ("agents", agent), f"no stage uses agent {agent!r}; name it in one, or remove it"
+
+
+def _named(flow: Flow) -> list[tuple[Place, str]]:
+    """Return every place at which the flow names an agent."""
     named: list[tuple[Place, str]] = []
     named += [(("stages", name, "agent"), stage.agent) for name, stage in flow.stages.items() if stage.agent]
     named += [
@@ -54,13 +69,7 @@ def _agents(flow: Flow) -> Found:
         for name, stage in flow.stages.items()
         for intent, agent in stage.intents.items()
     ]
-    named += [(("fallback",), flow.fallback)] if flow.fallback else []
-    for place, agent in named:
-        if agent not in flow.agents:
-            yield place, f"agent {agent!r} is not defined; {_remedy(agent, flow.agents, 'agents')}"
-    for agent in flow.agents:
-        if agent not in {name for _, name in named}:
-            yield ("agents", agent), f"no stage uses agent {agent!r}; name it in one, or remove it"
+    return named + ([(("fallback",), flow.fallback)] if flow.fallback else [])
 
 
 def _addresses(flow: Flow) -> Found:
@@ -93,6 +102,11 @@ def _triggers(flow: Flow) -> Found:
             if phrase != "*" and not phrase.replace("*", "").strip():
                 remedy = "remove it, or write '*' for whatever no other trigger takes"
                 yield ("triggers", intent, index), f"the trigger {phrase!r} would match anything; {remedy}"
+            elif re.search(r"\*\S", phrase):
+                yield (
+                    ("triggers", intent, index),
+                    f"in the trigger {phrase!r} a * does not end its word; move it there",
+                )
 
 
 def _waits(flow: Flow) -> Found:

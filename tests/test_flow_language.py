@@ -283,6 +283,10 @@ WRONG_FLOWS = {
         "small.yaml:14: the trigger '* *' would match anything; "
         "remove it, or write '*' for whatever no other trigger takes",
     ),
+    "a star inside a word": (
+        changed('"good morning"', "'go*od'"),
+        "small.yaml:14: in the trigger 'go*od' a * does not end its word; move it there",
+    ),
     "no fallback": (
         changed("fallback: desk\n", ""),
         "small.yaml:8: nobody answers an unknown intent; name an agent under `fallback`",
@@ -344,7 +348,6 @@ def test_several_problems_are_told_at_once_in_the_order_of_the_file() -> None:
         "small.yaml:11: unknown key 'stages.work.efect'; did you mean 'effect'?",
     ]
     assert told(SMALL.replace("fallback: desk\n", "").replace("agent: night", "agent: nigt")) == [
-        "small.yaml:5: no stage uses agent 'night'; name it in one, or remove it",
         "small.yaml:8: nobody answers an unknown intent; name an agent under `fallback`",
         "small.yaml:10: agent 'nigt' is not defined; did you mean 'night'?",
     ]
