@@ -31,13 +31,11 @@ check: .venv/dev  ## style, types, the direction of imports, the wheel in an emp
 bench: .venv/dev  ## this service against a hand-written one, in one run, into bench/RESULTS.md
 	$(BIN)/python -m bench
 
-AGENTS := GREETING:8001 AUTH:8002 REFUND:8003 BILLING:8004 BOOKING:8005 COMPLAINT:8006 ACCOUNT:8007 BALANCE:8008 \
-          CLOSING:8009 FALLBACK:8010
-
+# Both run in the background: a shell obeys its traps while it waits, but not while a foreground command runs.
 studio: .venv/dev  ## LangGraph Studio's server with the demo agents, and /orchestrate beside it; Ctrl-C ends all
-	@$(BIN)/flows demo-agents & agents=$$!; trap 'kill $$agents 2>/dev/null' EXIT; \
-	export LANGGRAPH_CLI_NO_ANALYTICS=1 $(foreach agent,$(AGENTS),$(subst :,_AGENT_URL=http://127.0.0.1:,$(agent))); \
-	$(BIN)/langgraph dev --no-browser
+	@env=$$($(BIN)/flows demo-agents --env) && eval "$$env" && export LANGGRAPH_CLI_NO_ANALYTICS=1; \
+	$(BIN)/flows demo-agents & agents=$$!; $(BIN)/langgraph dev --no-browser & studio=$$!; \
+	trap 'kill $$agents $$studio 2>/dev/null; wait' INT TERM EXIT; wait $$studio
 
-clean:  ## remove what the other targets made
+clean:  ## remove what the other targets made; the calls in .flows stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .langgraph_api dist

@@ -105,6 +105,8 @@ class _Server(Server):
 async def serving(app: Any, listener: socket.socket, *, grace: int) -> AsyncIterator[None]:
     """Serve `app` on the socket while the context is open; on leaving, stop accepting and let requests finish.
 
+    Where an error ends the context, they get a second at most.
+
     Args:
         app: an ASGI app whose lifespan is run as well.
         listener: where to serve.
@@ -127,6 +129,10 @@ async def serving_all(served: Sequence[tuple[Any, socket.socket]], *, grace: int
         for server, task in zip(servers, tasks, strict=True):
             await _started(server, task)
         yield
+    except BaseException:
+        for config in configs:
+            config.timeout_graceful_shutdown = min(grace, 1)
+        raise
     finally:
         for server in servers:
             server.should_exit = True

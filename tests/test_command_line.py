@@ -14,21 +14,25 @@ from pathlib import Path
 import httpx
 import pytest
 
+from graph.loader import load_flow
+from server.demo_agents import AGENTS
 from tests.conftest import Service, StartService
 
 FLOWS = str(Path(sys.executable).with_name("flows"))
 
 
 def flows(
-    *arguments: str, env: dict[str, str] | None = None, typed: str | None = None
+    *arguments: str, env: dict[str, str] | None = None, typed: str | bytes | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `flows` and return what it printed."""
+    sent = typed.decode(errors="surrogateescape") if isinstance(typed, bytes) else typed
     return subprocess.run(
         [FLOWS, *arguments],
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **(env or {})},
-        input=typed,
+        input=sent,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         timeout=60,
         check=False,
     )
@@ -96,6 +100,14 @@ def test_draw_prints_mermaid_and_writes_a_picture(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("folder", ["/nonexist/x.png", "."])
+def test_a_picture_that_cannot_be_written_is_a_clear_message(folder: str) -> None:
+    done = flows("draw", "--png", folder)
+
+    assert done.returncode == 1
+    assert re.fullmatch(r"flows: cannot write '.+': .+; name a file in a folder that exists\n", done.stderr)
+
+
 def test_schema_is_a_json_schema() -> None:
     schema = json.loads(flows("schema").stdout)
 
@@ -136,6 +148,27 @@ def test_two_services_share_one_embedded_store(tmp_path: Path, agents: dict[str,
         assert httpx.get(f"{other}/session/CLI-3").json()["current_flow_id"] == 2
 
 
+def test_the_demo_agents_environment_is_what_the_shipped_flow_looks_up() -> None:
+    script = f"eval \"$('{FLOWS}' demo-agents --env)\"; env"
+
+    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=True)
+
+    env = dict(line.split("=", 1) for line in done.stdout.splitlines() if "_AGENT_URL=" in line)
+    urls = {name: agent.url for name, agent in load_flow("call", env).agents.items()}
+    assert urls == {name: f"http://127.0.0.1:{agent.port}" for name, agent in AGENTS.items()}
+
+
+def test_settings_nobody_reads_and_an_open_door_are_warned_of(tmp_path: Path) -> None:
+    env = {"FLOWS_HOST": "0.0.0.0", "FLOWS_PROT": "1", "FLOWS_REDIS_URL": "x", "FLOWS_ZZZ": "1", "FLOWS_FLOW": "none"}
+
+    done = flows("serve", "--port", "0", env={**env, "FLOWS_DATA_DIR": str(tmp_path)})
+
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    unknown = {line["variable"]: line.get("did_you_mean") for line in lines if "variable" in line}
+    assert unknown == {"FLOWS_PROT": "FLOWS_PORT", "FLOWS_REDIS_URL": "REDIS_URL", "FLOWS_ZZZ": None}
+    assert [line["host"] for line in lines if "no authentication" in line["event"]] == ["0.0.0.0"]
+
+
 @pytest.mark.parametrize("command", [["serve"], ["demo", "--once"]])
 def test_a_taken_port_is_a_clear_message(command: list[str], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -151,6 +184,7 @@ def test_a_taken_port_is_a_clear_message(command: list[str], tmp_path: Path) -> 
     ("env", "message"),
     [
         ({"FLOWS_PORT": "many"}, "FLOWS_PORT"),
+        ({"FLOWS_HOST": "192.0.2.1"}, "set FLOWS_HOST to an address of this machine"),
         ({"FLOWS_CHECKPOINTER": "sqlite"}, "FLOWS_CHECKPOINTER"),
         ({"FLOWS_FLOW": "nosuch"}, "nosuch"),
         ({"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, "REDIS_URL"),
@@ -166,6 +200,14 @@ def test_settings_that_make_no_sense_are_named(env: dict[str, str], message: str
     assert "secret" not in done.stderr
 
 
+def test_a_port_that_does_not_exist_is_refused() -> None:
+    done = flows("serve", "--port", "99999")
+
+    assert done.returncode == 2
+    assert "65535" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_call_talks_to_a_running_service(start: StartService) -> None:
     service: Service = start(checkpointer="memory")
     typed = "Hello\n/as verify_identity My SSN is 123-45-6789\n/as closing Bye\nI want a refund\nyes please\nbye\n"
@@ -175,6 +217,50 @@ def test_call_talks_to_a_running_service(start: StartService) -> None:
     assert done.returncode == 0, done.stderr
     for part in ("stage 1 greeting", "stage 2 authentication", "409 intent-not-legal", "agent refund", "5 steps"):
         assert part in done.stdout
+    assert "you> /as closing Bye\n" in done.stdout
+
+
+def test_call_says_in_words_how_an_intent_was_found(start: StartService) -> None:
+    service: Service = start(checkpointer="memory")
+    typed = "Hello\ncolourless green ideas\n/as authenticate a code please\n123456\n"
+
+    done = flows("call", "--url", service.url, typed=typed)
+
+    for part in ("unknown (not understood)", "authenticate (the agent had asked)"):
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_call_takes_bytes_that_are_not_utf_8_for_replacement_characters(start: StartService, locale: str) -> None:
+    service: Service = start(checkpointer="memory")
+    call = f"TALK-{locale}"
+
+    done = flows("call", "--url", service.url, "--call-id", call, typed=b"caf\xe9\n", env={"LC_ALL": locale})
+
+    assert done.returncode == 0, done.stderr
+    assert service.http.get(f"/session/{call}/steps").json()[0]["input_message"] == "caf\ufffd"
+
+
+def test_call_goes_past_the_proxy_to_this_machine(start: StartService) -> None:
+    service: Service = start(checkpointer="memory")
+
+    done = flows("call", "--url", service.url, typed="Hello\n", env={"HTTP_PROXY": "http://127.0.0.1:1"})
+
+    assert "stage 1 greeting" in done.stdout
+
+
+@pytest.mark.parametrize("url", ["foo", "localhost:8000", "http://", "http://[::1", "http://localhost:99999"])
+def test_call_says_what_an_address_looks_like(url: str) -> None:
+    done = flows("call", "--url", url)
+
+    assert (done.returncode, done.stderr) == (1, f"flows: {url!r} is no address; write http://host:port\n")
+
+
+def test_call_does_not_take_an_agent_for_the_service(agents: dict[str, str]) -> None:
+    done = flows("call", "--url", agents["greeting"])
+
+    assert done.returncode == 1
+    assert "is no service of ours; check the address" in done.stderr
 
 
 def test_call_without_a_service_says_how_to_start_one() -> None:

@@ -1,5 +1,7 @@
 """How a turn looks on a terminal: what was sent, who answered, and where the call stands."""
 
+import io
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +9,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+
+_INTENT_SOURCES = {
+    "declared": "",
+    "llm": " (understood by the model)",
+    "triggers": " (understood by its words)",
+    "open_task": " (the agent had asked)",
+    "none": " (not understood)",
+}
+
+
+def open_console() -> Console:
+    """Return the terminal; what its encoding cannot say is shown as `?`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return Console()
 
 
 def show_request(console: Console, sent: Mapping[str, Any]) -> None:
@@ -23,7 +40,7 @@ def show_answer(console: Console, told: Mapping[str, Any]) -> None:
     lines = [f"[bold]{escape(_spoken(response))}[/bold]" if ok else f"[red]{escape(_spoken(response))}[/red]"]
     lines += [f"[dim]data[/dim]  {escape(str(data))}" for data in response.get("data", [])]
     lines += [f"[dim]file[/dim]  {escape(_file(file))}" for file in response.get("files", [])]
-    source = "" if told["intent_source"] == "declared" else f" (by {told['intent_source']})"
+    source = _INTENT_SOURCES.get(told["intent_source"], f" (by {told['intent_source']})")
     after = "complete" if told["is_complete"] else f"next stage {told['next_flow_id']}"
     title = f"stage {told['intent_flow_id']} {told['stage']} · agent {told['agent']} · {told['duration_ms']:.0f} ms"
     subtitle = f"{told['intent']}{source} → {after}"
@@ -57,7 +74,7 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
             step["number"],
             step["stage"],
             step["intent"],
-            step["a2a_agent_url"],
+            step["agent"],
             step["response_status"],
             f"{step['duration_ms']:.0f}",
         )

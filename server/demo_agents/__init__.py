@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("OTEL_INSTRUMENTATION_A2A_SDK_ENABLED", "false")
 
 from server.demo_agents.agents import AGENTS, DemoAgent
-from server.demo_agents.hosting import UnknownAgent, build_app, serve
+from server.demo_agents.hosting import UnknownAgent, build_app, serve, variables
 from server.listening import PortInUse
 
-__all__ = ["AGENTS", "DemoAgent", "PortInUse", "UnknownAgent", "build_app", "serve"]
+__all__ = ["AGENTS", "DemoAgent", "PortInUse", "UnknownAgent", "build_app", "serve", "variables"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
@@ -20,7 +21,7 @@ from server.demo_agents.cards import card_of, served_form
 from server.demo_agents.desks import RefundDesk
 from server.demo_agents.executor import BehaviourExecutor
 from server.demo_agents.tasks import ContextOfTask, RecentTasks
-from server.listening import listen, serving, url_of
+from server.listening import listen, serving_all, url_of
 
 # A parked task costs the sdk about 50 kB until it is released; a later message brings it back from the store.
 _PARKED_SECONDS = 30.0
@@ -58,19 +59,27 @@ def build_app(name: str, url: str) -> Starlette:
 async def serve(host: str = "127.0.0.1", ports: Mapping[str, int] | None = None) -> AsyncIterator[dict[str, str]]:
     """Serves the agents named in `ports` (default: all, at their own ports) and yields their URLs by name.
 
-    Port 0 takes a free one. Signals are left to the caller. Raises `PortInUse` or `UnknownAgent` before
-    anything is started. Sets the level of the `a2a` logger, which is the process's own.
+    Port 0 takes a free one. Signals are left to the caller. Raises `CannotListen` (`PortInUse`) or `UnknownAgent`
+    before anything is started. Sets the level of the `a2a` logger, which is the process's own.
     """
     if ports is None:
         ports = {name: row.port for name, row in AGENTS.items()}
     logging.getLogger("a2a").setLevel(logging.ERROR)
     async with AsyncExitStack() as stack:
-        listening = {name: stack.enter_context(listen(f"agent {name!r}", host, port)) for name, port in ports.items()}
+        listening = {name: stack.enter_context(_listen(name, host, port)) for name, port in ports.items()}
         urls = {name: url_of(listener) for name, listener in listening.items()}
-        apps = {name: build_app(name, url) for name, url in urls.items()}
-        for name, app in apps.items():
-            await stack.enter_async_context(serving(app, listening[name], grace=_SHUTDOWN_SECONDS))
+        served = [(build_app(name, url), listening[name]) for name, url in urls.items()]
+        await stack.enter_async_context(serving_all(served, grace=_SHUTDOWN_SECONDS))
         yield urls
+
+
+def variables(urls: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that send the shipped flow to the agents at these URLs."""
+    return {f"{name.upper()}_AGENT_URL": url for name, url in urls.items()}
+
+
+def _listen(name: str, host: str, port: int) -> socket.socket:
+    return listen(f"agent {name!r}", host, port, host_setting="--host")
 
 
 def _row(name: str) -> DemoAgent:
