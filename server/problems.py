@@ -8,7 +8,7 @@ import orjson
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -47,6 +47,19 @@ class SessionNotFound(Exception):
 
 class Problem(BaseModel):
     """An error, as RFC 9457 says."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "session-not-found",
+                    "title": "There is no such session",
+                    "status": 404,
+                    "detail": "no session 'CALL-001'; it never began, was deleted, or has expired",
+                }
+            ]
+        }
+    )
 
     type: str
     title: str

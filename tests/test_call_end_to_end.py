@@ -72,6 +72,9 @@ def test_the_history_has_the_state_after_each_turn(start: StartService, store: S
     history = service.http.get("/session/CALL-003/history").json()
 
     assert [moment["current_flow_id"] for moment in history] == [2, 3, 4]
+    assert [moment["stage"] for moment in history] == ["authentication", "intent_capture", "fulfillment"]
+    assert [moment["completed_flows"] for moment in history] == [[1], [1, 2], [1, 2, 3]]
+    assert {moment["account_id"] for moment in history} == {"ACC-1"}
     assert [moment["step"]["number"] for moment in history] == [1, 2, 3]
 
 

@@ -32,6 +32,39 @@ _STEP: dict[str, JsonValue] = {
 }
 
 
+_ANSWER: dict[str, JsonValue] = {
+    "call_identify_id": "CALL-001",
+    "intent_flow_id": 1,
+    "intent": "greeting",
+    "status": "success",
+    "response": {"text": "Welcome to customer service."},
+    "next_flow_id": 2,
+    "is_complete": False,
+    "session_summary": None,
+    "stage": "greeting",
+    "agent": "greeting",
+    "intent_source": "declared",
+    "step": 1,
+    "duration_ms": 12.5,
+}
+_SESSION: dict[str, JsonValue] = {
+    "call_identify_id": "CALL-001",
+    "account_id": "ACC-999",
+    "eci": "ECI-7",
+    "flow": "call",
+    "current_flow_id": 2,
+    "stage": "authentication",
+    "legal_intents": ["verify_identity", "authenticate", "otp_verify", "unknown"],
+    "completed_flows": [1],
+    "is_complete": False,
+    "ended": None,
+    "session_summary": None,
+    "steps": [_STEP],
+    "created_at": "2026-02-28T10:00:00.000Z",
+    "updated_at": "2026-02-28T10:00:00.013Z",
+}
+
+
 class OrchestrateRequest(BaseModel):
     """One message from the caller."""
 
@@ -57,6 +90,8 @@ class OrchestrateRequest(BaseModel):
 
 class OrchestrateResponse(BaseModel):
     """The answer to a turn."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_ANSWER]})
 
     call_identify_id: str
     intent_flow_id: int = Field(description="The stage that answered.")
@@ -91,6 +126,8 @@ class Step(BaseModel):
 class Session(BaseModel):
     """Where a call stands."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_SESSION]})
+
     call_identify_id: str
     account_id: str
     eci: str
@@ -112,11 +149,19 @@ class Moment(BaseModel):
 
     checkpoint_id: str
     saved_at: str
+    call_identify_id: str
+    account_id: str
+    eci: str
+    flow: str
+    stage: str
     current_flow_id: int
     completed_flows: list[int]
     is_complete: bool
+    ended: str | None
     step_count: int
-    step: Step | None
+    created_at: str
+    updated_at: str
+    step: Step | None = Field(description="The step that led here.")
 
 
 class Deleted(BaseModel):

@@ -82,7 +82,10 @@ async def delete(call_identify_id: CallId, request: Request) -> Response:
     return _json({"call_identify_id": call_identify_id, "deleted": True})
 
 
-_REMEMBERED = ("current_flow_id", "completed_flows", "is_complete", "step_count", "updated_at")
+_REMEMBERED = (
+    *("call_identify_id", "account_id", "eci", "flow", "stage", "current_flow_id", "completed_flows"),
+    *("is_complete", "ended", "step_count", "created_at", "updated_at"),
+)
 
 
 def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
