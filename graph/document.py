@@ -73,7 +73,7 @@ def read_document(text: str) -> Document:
         told = ", ".join(part for part in (error.context, error.problem) if part)
         raise Unreadable((mark.line + 1 if mark else 1, _not_yaml(told))) from error
     except (ValueError, OverflowError) as error:  # from PyYAML, for "\UFFFFFFFF"
-        raise Unreadable((loader.line + 1, _not_yaml(str(error)))) from error
+        raise Unreadable((loader.line + 1, _not_yaml("an escape names no character"))) from error
     finally:
         loader.dispose()
 

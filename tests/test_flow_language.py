@@ -387,7 +387,7 @@ NO_DOCUMENTS = {
     ),
     "a character beyond all": (
         'flow: small\nabout: "\\UFFFFFFFF"\n',
-        "small.yaml:2: not YAML: Python int too large to convert to C int; check indentation and quotes",
+        "small.yaml:2: not YAML: an escape names no character; check indentation and quotes",
     ),
     "a tag": (
         "flow: small\nabout: !!binary eA==\n",
