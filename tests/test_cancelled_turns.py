@@ -1,11 +1,9 @@
 """A turn that is cancelled, or whose save is not confirmed, leaves the call whole and its lease free."""
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from server.turns import TurnRequest
 from tests.background import Background
@@ -36,23 +34,32 @@ def test_a_turn_cancelled_while_its_agent_works_saves_nothing(
     assert service.turn("GONE", "hello", "greeting").json()["step"] == 1
 
 
-@pytest.mark.parametrize("store", ["valkey"], indirect=True)
+@pytest.mark.parametrize("store", ["embedded", "valkey"], indirect=True)
 def test_a_turn_cancelled_during_its_save_is_saved_before_the_lease_is_free(
-    start: StartService,
-    store: dict[str, Any],
-    puppet: tuple[Puppet, str],
-    background: Background,
-    valkey_url: str,
+    start: StartService, store: dict[str, Any], puppet: tuple[Puppet, str], background: Background
 ) -> None:
     service = start({"GREETING_AGENT_URL": puppet[1]}, **store)
 
-    with Redis.from_url(valkey_url) as redis:
-        turn = cancelled_after(service, hello("SAVED", "slow 0.3"), 0.6)
-        running = asyncio.run_coroutine_threadsafe(turn, background.loop)
-        while not puppet[0].messages:
-            time.sleep(0.01)
-        redis.execute_command("CLIENT", "PAUSE", 900, "WRITE")  # the save hangs while the turn is cancelled
-        running.result(timeout=10)
+    background.run(cancelled_during_its_save(service, hello("SAVED", "hello")))
 
     assert [step["number"] for step in service.http.get("/session/SAVED/steps").json()] == [1]
     assert service.turn("SAVED", "123456", "verify_identity").json()["step"] == 2
+
+
+async def cancelled_during_its_save(service: Service, request: TurnRequest) -> None:
+    """Cancel the turn while its commit, the store's own, is held up on its way."""
+    calls: Any = service.runtime.store.calls
+    commit, under_way = calls.commit, asyncio.Event()
+
+    async def held_up(*arguments: Any, **options: Any) -> None:
+        under_way.set()
+        await asyncio.sleep(0.2)
+        await commit(*arguments, **options)
+
+    calls.commit = held_up
+    turn = asyncio.ensure_future(service.runtime.turns.run(request))
+    await under_way.wait()
+    turn.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+    calls.commit = commit
