@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from nodes.ports import AgentRequest, FilePart, Reply
 from nodes.remote.errors import AgentError, TimedOut
@@ -26,10 +26,9 @@ class Outcome:
     duration_ms: float
 
 
-def learn(
-    state: CallState, place: Place, request: AgentRequest, outcome: Outcome, *, advances: bool
-) -> dict[str, Any]:
-    """Return the update that the outcome makes to the call; only a stage's own agent `advances` it."""
+def learn(state: CallState, place: Place, where: str, request: AgentRequest, outcome: Outcome) -> dict[str, Any]:
+    """Return the update that the outcome makes to the call; the fallback (`where`) never advances it."""
+    advances = where != FALLBACK
     done = advances and outcome.reply is not None and outcome.reply.task_state in (None, "completed")
     step = _step(state, place, request, outcome, done)
     update: dict[str, Any] = {
@@ -41,7 +40,7 @@ def learn(
         "completed_flows": state.get("completed_flows", []),
         "is_complete": step["is_complete"],
         "step_count": step["number"],
-        "remote_tasks": _remote_tasks(state, place, request, outcome, place.name if advances else FALLBACK),
+        "remote_tasks": _remote_tasks(state, place, where, request, outcome),
         "updated_at": now(),
         "steps": [step],
     }
@@ -77,7 +76,7 @@ def _step(state: CallState, place: Place, request: AgentRequest, outcome: Outcom
         "a2a_agent_url": public_url(request.url),
         "message_id": request.message_id,
         "response_status": "success" if ok else "error",
-        "response_data": _response(place, outcome, request.agent),
+        "response_data": _response(state, place, request, outcome),
         "timestamp": outcome.started,
         "duration_ms": outcome.duration_ms,
         "next_flow_id": next_id,
@@ -85,9 +84,12 @@ def _step(state: CallState, place: Place, request: AgentRequest, outcome: Outcom
     }
 
 
-def _response(place: Place, outcome: Outcome, agent: str) -> dict[str, Any]:
+def _response(state: CallState, place: Place, request: AgentRequest, outcome: Outcome) -> dict[str, Any]:
     if outcome.reply is None:
-        return {"error": _error(place, outcome.error or AgentError(agent, "no answer"))}
+        error = outcome.error or AgentError(request.agent, "no answer")
+        described = {"type": error.kind, "message": str(error), "retryable": error.retryable}
+        unknown = {"retryable": False, "outcome": "unknown"} if _unsettled(state, place, request, error) else {}
+        return {"error": described | unknown}
     reply = outcome.reply
     response: dict[str, Any] = {
         "text": reply.text,
@@ -96,17 +98,16 @@ def _response(place: Place, outcome: Outcome, agent: str) -> dict[str, Any]:
         "task_state": reply.task_state,
     }
     if reply.task_state in _FAILED:
-        message = reply.text or f"agent {agent!r} ended its task as {reply.task_state}"
+        message = reply.text or f"agent {request.agent!r} ended its task as {reply.task_state}"
         response["error"] = {"type": f"task_{reply.task_state}", "message": message, "retryable": True}
     return {key: value for key, value in response.items() if value}
 
 
-def _error(place: Place, error: AgentError) -> dict[str, Any]:
-    """Describe an error; a write of which we do not know the outcome is not called retryable."""
-    described = {"type": error.kind, "message": str(error), "retryable": error.retryable}
-    if place.stage.effect == "write" and error.acted is None:
-        return described | {"retryable": False, "outcome": "unknown"}
-    return described
+def _unsettled(state: CallState, place: Place, request: AgentRequest, error: AgentError) -> bool:
+    """Tell whether a write may have been acted on: now, or when its message was sent an earlier time."""
+    before: Mapping[str, Any] = state.get("remote_tasks", {}).get(request.agent, {})
+    sent_before = before.get("unanswered") == request.message_id
+    return place.stage.effect == "write" and (error.acted is None or sent_before)
 
 
 def _file(file: FilePart) -> dict[str, str]:
@@ -115,14 +116,14 @@ def _file(file: FilePart) -> dict[str, str]:
 
 
 def _remote_tasks(
-    state: CallState, place: Place, request: AgentRequest, outcome: Outcome, where: str
+    state: CallState, place: Place, where: str, request: AgentRequest, outcome: Outcome
 ) -> dict[str, RemoteTask]:
     tasks = dict(state.get("remote_tasks", {}))
     begun: RemoteTask = {"context_id": request.context_id, "stage": where, "intent": wanted(state) or UNKNOWN}
     if outcome.reply is not None:
         tasks[request.agent] = _after_reply(begun, outcome.reply)
     elif outcome.error is not None:
-        tasks[request.agent] = _after_error(begun, tasks.get(request.agent), place, request, outcome.error)
+        tasks[request.agent] = _after_error(state, begun, place, request, outcome.error)
     return tasks
 
 
@@ -135,20 +136,20 @@ def _after_reply(begun: RemoteTask, reply: Reply) -> RemoteTask:
 
 
 def _after_error(
-    begun: RemoteTask, before: RemoteTask | None, place: Place, request: AgentRequest, error: AgentError
+    state: CallState, begun: RemoteTask, place: Place, request: AgentRequest, error: AgentError
 ) -> RemoteTask:
     """Keep what the next turn needs in order to ask first, or to send the same message and not a second one.
 
     A task the agent no longer takes messages for is forgotten, or the call could never leave its stage.
     """
+    kept = dict(begun)
     if isinstance(error, TimedOut) and error.task_id:
-        return {**begun, "task_id": error.task_id, "works": True}
-    if place.stage.effect == "write" and error.acted is None:
-        kept: RemoteTask = {**begun, "unanswered": request.message_id}
-        return {**kept, "task_id": request.task_id} if request.task_id else kept
-    if error.retryable and before is not None:
-        return before
-    return {"context_id": request.context_id}
+        kept |= {"task_id": error.task_id, "works": True}
+    elif error.retryable and request.task_id:
+        kept |= {"task_id": request.task_id, "works": request.task_works}
+    if _unsettled(state, place, request, error):
+        kept["unanswered"] = request.message_id
+    return cast(RemoteTask, kept)
 
 
 def _summary(update: Mapping[str, Any]) -> Summary:

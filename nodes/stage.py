@@ -58,7 +58,7 @@ class StageNode:
         state = _opened(state, self._facts, place)
         where = FALLBACK if self._place is None else place.name
         request = ask(self._facts, place, where, agent_at(self._facts, self._place, state), state, context)
-        update = learn(state, place, request, await self._call(request, context), advances=self._place is not None)
+        update = learn(state, place, where, request, await self._call(request, context))
         return update if self._facts.waits else {**_carried(state), **update}
 
     async def _call(self, request: AgentRequest, context: TurnContext) -> Outcome:

@@ -22,14 +22,22 @@ class Puppet:
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
         self._finished = False
+        self._forgetful = False
         self.app = Starlette(routes=[Route("/", self._answer, methods=["POST"])])
 
     def finish(self) -> None:
         """End the tasks that are at work."""
         self._finished = True
 
+    def forget(self) -> None:
+        """Know no task any more."""
+        self._forgetful = True
+
     async def _answer(self, request: Request) -> JSONResponse:
         rpc = await request.json()
+        if rpc["method"] == "tasks/get" and self._forgetful:
+            error = {"code": -32001, "message": "Task not found"}
+            return JSONResponse({"jsonrpc": "2.0", "id": rpc["id"], "error": error})
         if rpc["method"] == "tasks/get":
             return JSONResponse({"jsonrpc": "2.0", "id": rpc["id"], "result": self._task(rpc["params"]["id"])})
         message = rpc["params"]["message"]

@@ -77,6 +77,45 @@ def test_a_task_still_at_work_is_asked_after_and_not_sent_again(till: Service, p
     assert [message["parts"][0]["text"] for message in puppet[0].messages] == ["hello", "work"]
 
 
+def test_a_write_whose_task_is_forgotten_is_still_the_same_message(till: Service, puppet: tuple[Puppet, str]) -> None:
+    till.turn("C", "hello", "ask")
+
+    till.turn("C", "work", "pay")
+    puppet[0].forget()
+    lost = till.turn("C", "is it done?", "pay").json()
+    till.turn("C", "pay", "pay")
+
+    _, first, second = puppet[0].messages
+    assert first["messageId"] == second["messageId"]
+    assert lost["response"]["error"]["outcome"] == "unknown"
+
+
+@pytest.mark.parametrize("words", ["refuse", "lose"])
+def test_a_refusal_the_second_time_does_not_settle_the_first(
+    till: Service, puppet: tuple[Puppet, str], words: str
+) -> None:
+    till.turn("C", "hello", "ask")
+
+    till.turn("C", "slow 0.6", "pay")
+    refused = till.turn("C", words, "pay").json()
+    till.turn("C", "pay", "pay")
+
+    _, *sent = puppet[0].messages
+    assert len({message["messageId"] for message in sent}) == 1
+    assert refused["response"]["error"]["outcome"] == "unknown"
+
+
+def test_a_write_refused_at_once_was_not_done(till: Service, puppet: tuple[Puppet, str]) -> None:
+    till.turn("C", "hello", "ask")
+
+    refused = till.turn("C", "lose", "pay").json()
+    till.turn("C", "pay", "pay")
+
+    _, first, second = puppet[0].messages
+    assert "outcome" not in refused["response"]["error"]
+    assert first["messageId"] != second["messageId"]
+
+
 def test_a_task_that_the_agent_has_lost_does_not_hold_the_call(till: Service, puppet: tuple[Puppet, str]) -> None:
     asked = till.turn("C", "ask", "ask").json()
     lost = till.turn("C", "lose", "ask").json()

@@ -85,20 +85,21 @@ class RpcFailed(AgentError):
 
     kind = "rpc_error"
     retryable = False
-    acted = False
 
     def __init__(self, agent: str, code: int) -> None:
         meaning = _MEANING.get(code, "an error of its own")
         super().__init__(agent, f"agent {agent!r} refused the message: {meaning} (JSON-RPC error {code})")
         self.code = code
+        self.acted = False if code in _MEANING and code != _INTERNAL else None
 
 
+_INTERNAL = -32603
 _MEANING = {
     -32700: "it could not be parsed",
     -32600: "it is not a valid request",
     -32601: "the agent does not know the method",
     -32602: "its parameters are not valid",
-    -32603: "internal error of the agent",
+    _INTERNAL: "internal error of the agent",
     -32001: "the agent does not know the task",
     -32004: "the agent does not support this operation",
     -32005: "the agent does not take this type of content",
