@@ -20,8 +20,8 @@ from nodes.classify import CLASSIFIER_TIMEOUT, ClassifierNode, TriggerClassifier
 from nodes.learning import FALLBACK
 from nodes.ports import AgentCaller, Classifier, TurnContext
 from nodes.remote import Caller
-from nodes.spec import Place
-from nodes.stage import FlowFacts, StageNode
+from nodes.spec import FlowFacts, Place
+from nodes.stage import StageNode
 from nodes.state import CallInput, CallState, wanted
 
 AGENT_TIMEOUT = 15.0
@@ -63,6 +63,7 @@ def build_graph(
         places=routes.places,
         fallback=loaded.fallback,
         waits=loaded.waits_for == "caller",
+        restarts=loaded.restarts,
         agent_timeout=agent_timeout,
     )
     reach = caller or Caller()
@@ -74,7 +75,8 @@ def build_graph(
         graph.add_edge(FALLBACK, END)
     if routes.stages_of:
         recognise = classifier or TriggerClassifier(loaded.triggers)
-        graph.add_node(CLASSIFIER, ClassifierNode(routes.places, recognise, classifier_timeout))
+        node = ClassifierNode(routes.places, recognise, classifier_timeout, restarts=loaded.restarts)
+        graph.add_node(CLASSIFIER, node)
     _connect(graph, routes)
     saver = _in_memory() if checkpointer == "memory" else checkpointer
     return graph.compile(checkpointer=saver, name=loaded.flow)

@@ -17,7 +17,7 @@ RESERVED = ("fallback", "classifier")
 
 def problems_of(flow: Flow) -> list[tuple[Place, str]]:
     """Return everything that keeps the flow from running, as (place in the document, what and remedy)."""
-    rules = (_kinds, _names, _ids, _agents, _addresses, _triggers, _waits)
+    rules = (_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts)
     found = [problem for rule in rules for problem in rule(flow)]
     return found or list(_unused(flow))  # an agent may seem idle only because its name is misspelt elsewhere
 
@@ -120,6 +120,14 @@ def _waits(flow: Flow) -> Found:
         yield (
             ("stages", asks[0], "intents"),
             "nobody answers an unknown intent; name an agent under `fallback`",
+        )
+
+
+def _restarts(flow: Flow) -> Found:
+    if flow.restarts and flow.waits_for != "caller":
+        yield (
+            ("restarts",),
+            "a flow that restarts begins its next run with the caller's next message; add `waits_for: caller`",
         )
 
 

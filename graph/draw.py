@@ -62,6 +62,7 @@ def drawing_of(flow: Flow) -> Drawing:
     stages = [_stage_node(keys[name], name, ids[name], stage) for name, stage in flow.stages.items()]
     way = [_START, *keys.values(), _END]
     edges = [Edge(source, target) for source, target in pairwise(way)]
+    edges += [Edge(_END, _START, "next turn", True)] if flow.restarts else []
     nodes = [Node(_START, "start", "start"), *stages, Node(_END, "end", "end")]
     if flow.fallback:
         nodes.append(Node(_FALLBACK, "fallback", "aside", None, "", ((UNKNOWN, flow.fallback),)))
@@ -70,7 +71,8 @@ def drawing_of(flow: Flow) -> Drawing:
 
 
 def _told(flow: Flow) -> str:
-    waits = "Each stage after the first begins with the caller's next turn." if flow.waits_for == "caller" else ""
+    several = flow.waits_for == "caller" and len(flow.stages) > 1
+    waits = "Each stage after the first begins with the caller's next turn." if several else ""
     return " ".join(part for part in (flow.about.strip(), waits) if part)
 
 

@@ -19,8 +19,13 @@ class Flow(Record):
     about: str = ""
     waits_for: Literal["caller", "nothing"] = Field(
         default="nothing",
-        description="`caller`: a run ends after each stage and the next turn starts the next one; "
-        "`nothing`: a run goes on to the end.",
+        description="`caller`: a turn ends after each stage and the next turn starts the next one; "
+        "`nothing`: a turn goes on to the end.",
+    )
+    restarts: bool = Field(
+        default=False,
+        description="Whether the turn after the end of a run begins another run in the same call; "
+        "needs `waits_for: caller`.",
     )
     agents: dict[Name, Agent] = Field(min_length=1, description="The agents the stages may name.")
     stages: dict[Name, Stage] = Field(min_length=1, description="The stages, in the order a call passes them.")

@@ -26,6 +26,7 @@ _WANTED = {
     "int_type": "write a whole number of at most 15 digits",
     "int_from_float": "write a whole number",
     "float_type": "write a number",
+    "bool_type": "write true or false",
     "string_type": "write text, in quotes if it looks like something else",
     "dict_type": "write `name: …` lines below it",
     "list_type": "write a list: [one, two]",

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from graph.flow import Flow
 from nodes.learning import FALLBACK
+from nodes.runs import has_ended
+from nodes.runs import next_run as next_run
 from nodes.spec import UNKNOWN, Place, Stage
 from nodes.state import CallState
 
@@ -25,7 +27,7 @@ class Refused(ValueError):
 
     def __init__(
         self,
-        reason: Literal["intent-not-legal", "call-complete", "another-account", "flow-changed"],
+        reason: Literal["intent-not-legal", "call-complete", "call-ended", "another-account", "flow-changed"],
         message: str,
         **facts: Any,
     ) -> None:
@@ -56,10 +58,12 @@ class Routes:
         return found
 
     def place_of(self, state: Mapping[str, Any]) -> Place | None:
-        """Return where the call is, by the stage's name; None if this flow has no such place."""
+        """Return where a turn finds the call, by the stage's name; None if this flow has no such place."""
         if not state.get("stage"):
             return self.first
-        return self.places.get(state["stage"]) if state.get("flow") == self.flow.flow else None
+        if state.get("flow") != self.flow.flow:
+            return None
+        return self.first if self.flow.restarts and has_ended(state) else self.places.get(state["stage"])
 
 
 def routes_of(flow: Flow) -> Routes:
@@ -78,10 +82,10 @@ def decide(routes: Routes, state: CallState | Mapping[str, Any], intent: str | N
     """Return the node that this turn goes to.
 
     Raises:
-        Refused: if the call is complete, its stage is gone, or the intent is known but not legal there.
+        Refused: if the call is over, its stage is gone, or the intent is known but not legal there.
     """
-    if state.get("is_complete"):
-        raise Refused("call-complete", "the call is complete; start another with a new call_identify_id")
+    if has_ended(state) and not routes.flow.restarts:
+        raise _over(state)
     place = routes.place_of(state)
     if place is None:
         raise _flow_changed(routes, state)
@@ -112,6 +116,14 @@ def same_account(state: Mapping[str, Any], account_id: str) -> None:
 def legal_intents(stage: Stage) -> list[str]:
     """Return the intents a client may send at the stage."""
     return [*stage.intents, UNKNOWN]
+
+
+def _over(state: Mapping[str, Any]) -> Refused:
+    if state.get("is_complete"):
+        return Refused("call-complete", "the call is complete; start another with a new call_identify_id")
+    ended = state["ended"]
+    how = "was canceled" if ended == "canceled" else ended
+    return Refused("call-ended", f"the call {how}; start another with a new call_identify_id", ended=ended)
 
 
 def _flow_changed(routes: Routes, state: Mapping[str, Any]) -> Refused:

@@ -17,3 +17,4 @@ call = build_graph(
         base_url=os.environ.get("OPENAI_BASE_URL"),
     ),
 )
+relay = build_graph("relay", checkpointer=None)

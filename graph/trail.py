@@ -10,7 +10,11 @@ from nodes.state import Step, Summary
 
 
 def answer(call_identify_id: str, step: Step, summary: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what the client is told of a step: a pure function of it, so that a repeated turn is answered alike."""
+    """Return what the client is told of a step: a pure function of it, so that a repeated turn is answered alike.
+
+    `ended` is there only if the run did not end by being completed.
+    """
+    ended = {} if step.get("ended") in (None, "completed") else {"ended": step["ended"]}
     return {
         "call_identify_id": call_identify_id,
         "intent_flow_id": step["intent_flow_id"],
@@ -25,12 +29,15 @@ def answer(call_identify_id: str, step: Step, summary: Mapping[str, Any] | None 
         "intent_source": step["intent_source"],
         "step": step["number"],
         "duration_ms": step["duration_ms"],
+        **ended,
     }
 
 
 def full_summary(summary: Summary | Mapping[str, Any] | None, steps: list[Step]) -> dict[str, Any] | None:
-    """Return a finished call's summary with its full audit trail."""
-    return {**summary, "steps": steps} if summary else None
+    """Return a finished run's summary with the full audit trail of that run, taken from the call's."""
+    if not summary:
+        return None
+    return {**summary, "steps": [step for step in steps if step.get("run", 1) == summary.get("run", 1)]}
 
 
 async def steps_of(graph: Any, config: RunnableConfig) -> list[Step]:

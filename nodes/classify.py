@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from nodes.deadline import seconds_left
 from nodes.ports import Classifier, Guess, TurnContext, Utterance
+from nodes.runs import at_its_run
 from nodes.spec import UNKNOWN, Place
 from nodes.state import TURN_KEYS, CallState, said
 
@@ -37,14 +38,18 @@ log = structlog.get_logger()
 class ClassifierNode:
     """Supplies the intent of a turn that came without one."""
 
-    def __init__(self, places: Mapping[str, Place], classifier: Classifier, timeout: float) -> None:
+    def __init__(
+        self, places: Mapping[str, Place], classifier: Classifier, timeout: float, *, restarts: bool = False
+    ) -> None:
         self._places = places
         self._first = next(iter(places.values()))
         self._classifier = classifier
         self._timeout = timeout
+        self._restarts = restarts
 
     async def __call__(self, state: CallState, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         """Return the turn's own values again, with an intent."""
+        state = at_its_run(state, self._restarts)
         place = self._places.get(state.get("stage", ""), self._first)
         guess = self._waited_for(state, place) or await self._guess(state, place, runtime)
         passed_on = {key: state[key] for key in TURN_KEYS if key in state}  # type: ignore[literal-required]

@@ -5,15 +5,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from nodes.canceling import Canceled, OpenTask
 from nodes.ports import AgentRequest, FilePart, Reply
 from nodes.remote.errors import AgentError, TimedOut
 from nodes.spec import UNKNOWN, Place, public_url
-from nodes.state import CallState, IntentSource, RemoteTask, Step, Summary, wanted
+from nodes.state import CallState, Ended, IntentSource, RemoteTask, Step, Summary, wanted
 
 _WAITS = ("input-required", "auth-required")
 _FAILED = ("failed", "rejected", "canceled")
 FALLBACK = "fallback"
 """Where the fallback's tasks were begun; no stage has this name."""
+_KEPT = (
+    *("call_identify_id", "account_id", "eci", "flow", "incarnation", "created_at"),
+    *("run", "run_after", "run_began_at"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +35,16 @@ def learn(state: CallState, place: Place, where: str, request: AgentRequest, out
     """Return the update that the outcome makes to the call; the fallback (`where`) never advances it."""
     advances = where != FALLBACK
     done = advances and outcome.reply is not None and outcome.reply.task_state in (None, "completed")
-    step = _step(state, place, request, outcome, done)
-    update: dict[str, Any] = {
-        key: state[key] for key in ("call_identify_id", "account_id", "eci", "flow", "incarnation", "created_at")
-    }
+    ended = _ended(place, advances, outcome, done)
+    step = _step(state, place, request, outcome, done, ended)
+    update: dict[str, Any] = {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
     update |= {
         "stage": (place.following if done else None) or place.name,
         "current_flow_id": step["next_flow_id"] or place.id,
         "completed_flows": state.get("completed_flows", []),
         "is_complete": step["is_complete"],
+        "ended": ended,
+        "session_summary": None,
         "step_count": step["number"],
         "remote_tasks": _remote_tasks(state, place, where, request, outcome),
         "updated_at": now(),
@@ -48,12 +54,25 @@ def learn(state: CallState, place: Place, where: str, request: AgentRequest, out
         update["last_agent"] = request.agent
     if done:
         update["completed_flows"] = list(dict.fromkeys([*update["completed_flows"], place.id]))
-    if step["is_complete"]:
-        update |= {"ended": "completed", "session_summary": _summary(update)}
+    if ended == "completed":
+        update["session_summary"] = _summary(update)
     if state.get("messages"):
         spoken = response_text(step["response_data"])
         update["messages"] = [*state["messages"], {"role": "assistant", "content": spoken}]
     return update
+
+
+def _ended(place: Place, advances: bool, outcome: Outcome, done: bool) -> Ended | None:
+    """Tell how the run ended, if it ended here."""
+    if isinstance(outcome.error, Canceled):
+        return "canceled"
+    if done:
+        return "completed" if place.following is None else None
+    return "failed" if advances and place.stage.on_error == "fail" and not _succeeded(outcome) else None
+
+
+def _succeeded(outcome: Outcome) -> bool:
+    return outcome.reply is not None and outcome.reply.task_state not in _FAILED
 
 
 def response_text(response: Mapping[str, Any]) -> str:
@@ -61,27 +80,46 @@ def response_text(response: Mapping[str, Any]) -> str:
     return str(response.get("text") or response.get("error", {}).get("message", ""))
 
 
-def _step(state: CallState, place: Place, request: AgentRequest, outcome: Outcome, done: bool) -> Step:
-    ok = outcome.reply is not None and outcome.reply.task_state not in _FAILED
+def _step(
+    state: CallState, place: Place, request: AgentRequest, outcome: Outcome, done: bool, ended: Ended | None
+) -> Step:
     next_id = place.next_id if done else place.id
     source: IntentSource = state.get("intent_source") or ("declared" if wanted(state) else "none")
-    return {
+    agent, url = request.agent, request.url
+    if isinstance(outcome.error, Canceled):
+        agent, url = outcome.error.agent, outcome.error.url
+    step: Step = {
         "number": state.get("step_count", 0) + 1,
         "stage": place.name,
         "intent_flow_id": place.id,
         "intent": wanted(state) or UNKNOWN,
         "intent_source": source,
         "input_message": request.text,
-        "agent": request.agent,
-        "a2a_agent_url": public_url(request.url),
+        "agent": agent,
+        "a2a_agent_url": public_url(url),
         "message_id": request.message_id,
-        "response_status": "success" if ok else "error",
+        "response_status": "success" if _succeeded(outcome) else "error",
         "response_data": _response(state, place, request, outcome),
         "timestamp": outcome.started,
         "duration_ms": outcome.duration_ms,
         "next_flow_id": next_id,
         "is_complete": next_id is None,
+        "run": state.get("run", 1),
     }
+    return _with_the_rest(step, state, outcome, ended)
+
+
+def _with_the_rest(step: Step, state: CallState, outcome: Outcome, ended: Ended | None) -> Step:
+    """Add what only some steps have; the caller's parts, which may be large, only to the first step of the turn."""
+    if ended:
+        step["ended"] = ended
+    if state.get("caller_message_id"):
+        step["caller_message_id"] = state["caller_message_id"]
+    if state.get("parts") and not state.get("steps"):
+        step["parts"] = state["parts"]
+    if outcome.reply is not None and outcome.reply.layout is not None:
+        step["layout"] = outcome.reply.layout
+    return step
 
 
 def _response(state: CallState, place: Place, request: AgentRequest, outcome: Outcome) -> dict[str, Any]:
@@ -89,7 +127,8 @@ def _response(state: CallState, place: Place, request: AgentRequest, outcome: Ou
         error = outcome.error or AgentError(request.agent, "no answer")
         described = {"type": error.kind, "message": str(error), "retryable": error.retryable}
         unknown = {"retryable": False, "outcome": "unknown"} if _unsettled(state, place, request, error) else {}
-        return {"error": described | unknown}
+        canceled = {"task_state": "canceled"} if isinstance(error, Canceled) and error.confirmed else {}
+        return {"error": described | unknown, **canceled}
     reply = outcome.reply
     response: dict[str, Any] = {
         "text": reply.text,
@@ -105,6 +144,8 @@ def _response(state: CallState, place: Place, request: AgentRequest, outcome: Ou
 
 def _unsettled(state: CallState, place: Place, request: AgentRequest, error: AgentError) -> bool:
     """Tell whether a write may have been acted on: now, or when its message was sent an earlier time."""
+    if isinstance(error, Canceled):
+        return not all(task.settled for task in error.tasks)
     before: Mapping[str, Any] = state.get("remote_tasks", {}).get(request.agent, {})
     sent_before = before.get("unanswered") == request.message_id
     return place.stage.effect == "write" and (error.acted is None or sent_before)
@@ -120,6 +161,8 @@ def _remote_tasks(
 ) -> dict[str, RemoteTask]:
     tasks = dict(state.get("remote_tasks", {}))
     begun: RemoteTask = {"context_id": request.context_id, "stage": where, "intent": wanted(state) or UNKNOWN}
+    if isinstance(outcome.error, Canceled):
+        return tasks | {task.request.agent: _after_cancel(task) for task in outcome.error.tasks}
     if outcome.reply is not None:
         tasks[request.agent] = _after_reply(begun, outcome.reply)
     elif outcome.error is not None:
@@ -152,15 +195,21 @@ def _after_error(
     return cast(RemoteTask, kept)
 
 
+def _after_cancel(task: OpenTask) -> RemoteTask:
+    """Keep the agent's context; of a write that the agent did not confirm as canceled, all that is known."""
+    return {"context_id": task.request.context_id} if task.settled else task.entry
+
+
 def _summary(update: Mapping[str, Any]) -> Summary:
     return {
         "call_identify_id": update["call_identify_id"],
         "account_id": update["account_id"],
         "eci": update["eci"],
         "completed_flows": update["completed_flows"],
-        "step_count": update["step_count"],
-        "started_at": update["created_at"],
+        "step_count": update["step_count"] - update.get("run_after", 0),
+        "started_at": update.get("run_began_at", update["created_at"]),
         "ended_at": update["updated_at"],
+        "run": update["run"],
     }
 
 

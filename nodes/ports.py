@@ -1,13 +1,21 @@
 """What a node asks of the world, as frozen records and Protocols: somebody who reaches an agent, somebody who
 recognises an intent, and what surrounds one turn."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+from pydantic import InstanceOf
+from pydantic.json_schema import SkipJsonSchema
 
 TaskState = Literal[
     "submitted", "working", "input-required", "auth-required", "completed", "failed", "rejected", "canceled"
 ]
+
+Part = dict[str, Any]
+"""A part of a message or an artifact as A2A 1.0 writes it in JSON: one of `text`, `raw` (base64), `url` and `data`,
+with `filename`, `mediaType` and `metadata` where they were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +27,10 @@ class TurnContext:
     """On the event loop's clock, seconds."""
     language: str | None = None
     traceparent: str | None = None
+    streams: bool = False
+    """Whether somebody follows the turn: agents that can stream are asked to, and what they send is passed on."""
+    cancel: SkipJsonSchema[InstanceOf[asyncio.Event] | None] = None
+    """Set when the call is to end now: the agent at work is told, and nobody else is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,10 @@ class AgentRequest:
     traceparent: str | None = None
     task_works: bool = False
     """Whether the task was still at work when the time of an earlier turn ran out: ask after it, send nothing."""
+    parts: tuple[Part, ...] = ()
+    """What the caller sent, if that is more than one text; it goes in place of `text`."""
+    streams: bool = False
+    """Whether the agent is asked to stream, if its card says that it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +77,49 @@ class Reply:
     """None for a bare message."""
     task_id: str | None = None
     context_id: str | None = None
+    layout: Mapping[str, Any] | None = None
+    """How text, data and files were laid out in artifacts and message (`nodes.parts`); None for plain text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an artifact, told as the agent streams it."""
+
+    artifact: Mapping[str, Any]
+    """As A2A 1.0 writes it in JSON: `artifactId`, `parts`, and `name`, `description`, `metadata`, `extensions`."""
+    append: bool
+    """Whether its parts continue those of the artifact with the same id."""
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the agent's task stands while the agent is at work."""
+
+    task_id: str
+    task_state: TaskState
+    parts: tuple[Part, ...] = ()
+    """What the agent says of it."""
+
+
+Tell = Callable[[Chunk | Progress], None]
+"""Is told what an agent does while it is at work; returns at once."""
 
 
 class AgentCaller(Protocol):
     """Somebody who can reach an agent."""
 
-    async def call(self, request: AgentRequest) -> Reply:
-        """Send the message and return the agent's final answer.
+    async def call(self, request: AgentRequest, tell: Tell | None = None) -> Reply:
+        """Send the message and return the agent's final answer; `tell` hears what happens until then.
+
+        Raises:
+            nodes.remote.errors.AgentError: whatever went wrong, in one tree.
+        """
+
+    async def cancel(self, request: AgentRequest) -> TaskState | None:
+        """Cancel the task that `request` names, or else what the agent has open in the request's context.
+
+        Returns the state the task is in afterwards; None if there is no such task, or the agent would not cancel it.
 
         Raises:
             nodes.remote.errors.AgentError: whatever went wrong, in one tree.

@@ -1,6 +1,7 @@
 """What a node must know of a flow: frozen records, checked when the flow is read and only read afterwards."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -71,6 +72,10 @@ class Stage(Record):
     )
     agent: Name | None = Field(default=None, description="The one agent that answers at this stage.")
     effect: Effect = Field(default="read", description="`write` if its agents move money or change records.")
+    on_error: Literal["fail"] | None = Field(
+        default=None,
+        description="`fail`: an agent that fails ends the run as failed; left out, the call stays and goes on.",
+    )
     timeout: Seconds | None = Field(default=None, description="How long one attempt may take at this stage.")
 
 
@@ -85,3 +90,24 @@ class Place:
     """The stage after it; None after the last."""
     next_id: int | None
     """That stage's `intent_flow_id`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFacts:
+    """What every stage node of a flow shares."""
+
+    name: str
+    digest: str
+    agents: Mapping[str, Agent]
+    places: Mapping[str, Place]
+    fallback: str | None
+    waits: bool
+    """Whether a turn ends after each stage."""
+    restarts: bool
+    """Whether the turn after the end of a run begins another."""
+    agent_timeout: float
+    """Seconds one attempt may take where neither stage nor agent says otherwise."""
+
+    @property
+    def first(self) -> Place:
+        return next(iter(self.places.values()))

@@ -1,46 +1,30 @@
 """The stage node: asks one agent, and learns from its answer what that means for the call.
 
-`ask` and `learn` are pure; the node only calls and measures between them. One class serves every stage and the
-fallback, which answers at any stage and never moves the call.
+`ask` and `learn` are pure; the node only calls, tells and measures between them. One class serves every stage and
+the fallback, which answers at any stage and never moves the call.
 """
 
 import hashlib
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import structlog
 from langgraph.runtime import Runtime
 
+from nodes.canceling import cancel_all, open_tasks, unless
 from nodes.deadline import seconds_left
 from nodes.learning import FALLBACK, Outcome, learn, now
 from nodes.ports import AgentCaller, AgentRequest, Reply, TurnContext
 from nodes.remote.errors import AgentError, NoTimeLeft
-from nodes.spec import UNKNOWN, Agent, Place, public_url
+from nodes.runs import at_its_run
+from nodes.spec import UNKNOWN, FlowFacts, Place, public_url
 from nodes.state import CallState, said, wanted
+from nodes.telling import Teller
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class FlowFacts:
-    """What every stage node of a flow shares."""
-
-    name: str
-    digest: str
-    agents: Mapping[str, Agent]
-    places: Mapping[str, Place]
-    fallback: str | None
-    waits: bool
-    """Whether a run ends after each stage."""
-    agent_timeout: float
-    """Seconds one attempt may take where neither stage nor agent says otherwise."""
-
-    @property
-    def first(self) -> Place:
-        return next(iter(self.places.values()))
 
 
 class StageNode:
@@ -54,25 +38,40 @@ class StageNode:
     async def __call__(self, state: CallState, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         """Ask the agent and return what the call learned."""
         context = runtime.context or TurnContext()
+        state = at_its_run(state, self._facts.restarts)
         place = self._place or self._facts.places.get(state.get("stage", ""), self._facts.first)
         state = _opened(state, self._facts, place)
         where = FALLBACK if self._place is None else place.name
         request = ask(self._facts, place, where, agent_at(self._facts, self._place, state), state, context)
-        update = learn(state, place, where, request, await self._call(request, context))
+        tell = Teller(runtime.stream_writer, _about(state, place, request))
+        outcome = await self._outcome(request, state, where, context, tell)
+        update = learn(state, place, where, request, outcome)
         return update if self._facts.waits else {**_carried(state), **update}
 
-    async def _call(self, request: AgentRequest, context: TurnContext) -> Outcome:
+    async def _outcome(
+        self, request: AgentRequest, state: CallState, where: str, context: TurnContext, tell: Teller
+    ) -> Outcome:
         started, clock = now(), time.perf_counter()
         reply: Reply | None = None
         error: AgentError | None = None
         try:
-            if seconds_left(context, request.timeout) <= 0:
-                raise NoTimeLeft(request.agent, f"no time was left to ask agent {request.agent!r}")
-            reply = await self._caller.call(request)
+            reply = await self._reply(request, context, tell)
+            if reply is None:
+                asked = replace(request, task_id=tell.task_id or request.task_id) if tell.asked else None
+                error = await cancel_all(self._caller, open_tasks(self._facts, state, where, asked))
         except AgentError as caught:
             error = caught
             log.warning("agent failed", agent=request.agent, url=public_url(request.url), type=caught.kind)
         return Outcome(reply, error, started, round((time.perf_counter() - clock) * 1000, 3))
+
+    async def _reply(self, request: AgentRequest, context: TurnContext, tell: Teller) -> Reply | None:
+        """Return the agent's answer, or None if the call is to end before there is one."""
+        if context.cancel is not None and context.cancel.is_set():
+            return None
+        if seconds_left(context, request.timeout) <= 0:
+            raise NoTimeLeft(request.agent, f"no time was left to ask agent {request.agent!r}")
+        tell.begins()
+        return await unless(context.cancel, self._caller.call(request, tell))
 
 
 def agent_at(facts: FlowFacts, place: Place | None, state: CallState) -> str:
@@ -127,6 +126,8 @@ def ask(
         timeout=timeout,
         metadata=metadata,
         traceparent=context.traceparent,
+        parts=tuple(state.get("parts") or ()),
+        streams=context.streams,
     )
 
 
@@ -147,11 +148,25 @@ def _opened(state: CallState, facts: FlowFacts, place: Place) -> CallState:
         "flow": facts.name,
         "stage": place.name,
         "current_flow_id": place.id,
+        "run": 1,
     }
     opened.update(state)
     return opened
 
 
+def _about(state: CallState, place: Place, request: AgentRequest) -> dict[str, Any]:
+    """Return what every event of the stage says."""
+    return {
+        "step": state.get("step_count", 0) + 1,
+        "run": state["run"],
+        "stage": place.name,
+        "intent_flow_id": place.id,
+        "agent": request.agent,
+        "intent": wanted(state) or UNKNOWN,
+    }
+
+
 def _carried(state: CallState) -> dict[str, Any]:
     """Return what the next stage of the same run still has to know of the turn."""
-    return {key: state[key] for key in ("input_message", "metadata") if key in state}
+    carried = ("input_message", "metadata", "parts", "caller_message_id")
+    return {key: state[key] for key in carried if key in state}  # type: ignore[literal-required]

@@ -9,11 +9,16 @@ from typing import Annotated, Any, Literal, NotRequired
 from langgraph.channels import EphemeralValue
 from typing_extensions import TypedDict
 
+from nodes.ports import Part
+
 Status = Literal["success", "error"]
 
 IntentSource = Literal["declared", "llm", "triggers", "open_task", "none"]
 """Where an intent came from: the client, the classifier's model or trigger words, a remote task that waits for
 the caller, or nowhere."""
+
+
+Ended = Literal["completed", "canceled", "failed"]
 
 
 class RemoteTask(TypedDict):
@@ -52,10 +57,20 @@ class Step(TypedDict):
     next_flow_id: int | None
     """Where the next turn goes; null when the call is complete."""
     is_complete: bool
+    run: NotRequired[int]
+    """Which run of the flow it belongs to, from 1; a flow that restarts has several in one call."""
+    ended: NotRequired[Ended]
+    """How the run ended, if it ended here."""
+    caller_message_id: NotRequired[str]
+    """The id that the caller gave the message."""
+    parts: NotRequired[list[Part]]
+    """What the caller sent, if that was more than one text; with the first step of the turn only."""
+    layout: NotRequired[Mapping[str, Any]]
+    """How `response_data` lay in the agent's artifacts and message (`nodes.parts`)."""
 
 
 class Summary(TypedDict):
-    """What is left to say when a call is complete; readers add the audit trail to it as `steps`."""
+    """What is left to say when a run is complete; readers add its part of the audit trail as `steps`."""
 
     call_identify_id: str
     account_id: str
@@ -64,6 +79,7 @@ class Summary(TypedDict):
     step_count: int
     started_at: str
     ended_at: str
+    run: int
 
 
 class CallInput(TypedDict, total=False):
@@ -77,6 +93,9 @@ class CallInput(TypedDict, total=False):
     input_message: str
     intent: str | None
     metadata: dict[str, Any]
+    parts: list[Part]
+    """The message as the caller sent it, if it is more than one text (A2A 1.0 JSON)."""
+    caller_message_id: str
     messages: list[Any]
 
 
@@ -94,8 +113,13 @@ class CallState(TypedDict, total=False):
     current_flow_id: int
     completed_flows: list[int]
     is_complete: bool
-    ended: Literal["completed", "canceled", "failed"]
-    session_summary: Summary
+    run: int
+    """Counts from 1; a flow that restarts has several runs in one call."""
+    run_after: int
+    """How many steps the call had when the run began; left out in the first run, as is the next."""
+    run_began_at: str
+    ended: Ended | None
+    session_summary: Summary | None
     step_count: int
     remote_tasks: dict[str, RemoteTask]
     """By agent name."""
@@ -111,11 +135,13 @@ class CallState(TypedDict, total=False):
     intent_source: Annotated[IntentSource, EphemeralValue]
     metadata: Annotated[dict[str, Any], EphemeralValue]
     """What the client adds for the agents."""
+    parts: Annotated[list[Part], EphemeralValue]
+    caller_message_id: Annotated[str, EphemeralValue]
     messages: Annotated[list[Any], EphemeralValue]
     """Chat messages, another way in and out for LangGraph Studio: the last human one is the `input_message`."""
 
 
-TURN_KEYS = ("input_message", "intent", "intent_source", "metadata", "messages")
+TURN_KEYS = ("input_message", "intent", "intent_source", "metadata", "parts", "caller_message_id", "messages")
 """The per-turn channels that a node running before the stage must pass on."""
 
 

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.responses import RedirectResponse
 
 from server import problems
-from server.doors import health, orchestrate, sessions
+from server.doors import a2a, health, orchestrate, sessions
 from server.runtime import Runtime, open_runtime
 from server.settings import Settings
 
@@ -27,6 +27,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with nullcontext(runtime) if runtime else open_runtime(settings) as opened:
             app.state.runtime = opened
+            app.router.routes.extend(a2a.routes(opened))
             yield
 
     app = FastAPI(title="Orchestrator Flows", version="0.1.0", description=_ABOUT, lifespan=lifespan)

@@ -41,6 +41,10 @@ class NotJson(Exception):
     """A web page sent something else than JSON, as a form on any site could."""
 
 
+class KeyReused(Exception):
+    """An idempotency key names another message than it did before."""
+
+
 class SessionNotFound(Exception):
     """No call of that name has taken a turn, or it has expired."""
 
@@ -75,22 +79,30 @@ class Row:
     type: str
     title: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: int = -32603
+    """The JSON-RPC or A2A error code."""
 
+
+_INVALID, _UNSUPPORTED = -32602, -32004
 
 TABLE: Mapping[type[Exception], Row] = {
-    BadInput: Row(422, "bad-input", "The request cannot be understood"),
-    BodyTooLarge: Row(413, "body-too-large", "The request is too large"),
-    NotJson: Row(415, "unsupported-media-type", "The request is not JSON"),
-    SessionNotFound: Row(404, "session-not-found", "There is no such session"),
-    Busy: Row(409, "turn-in-flight", "Another turn of this call is in flight", {"retry-after": "1"}),
-    TurnLost: Row(409, "turn-lost", "Another turn of this call has taken over", {"retry-after": "1"}),
+    BadInput: Row(422, "bad-input", "The request cannot be understood", code=_INVALID),
+    BodyTooLarge: Row(413, "body-too-large", "The request is too large", code=-32600),
+    NotJson: Row(415, "unsupported-media-type", "The request is not JSON", code=-32005),
+    SessionNotFound: Row(404, "session-not-found", "There is no such session", code=-32001),
+    KeyReused: Row(422, "key-reused", "The idempotency key names another message", code=_INVALID),
+    Busy: Row(409, "turn-in-flight", "Another turn of this call is in flight", {"retry-after": "1"}, _UNSUPPORTED),
+    TurnLost: Row(409, "turn-lost", "Another turn of this call has taken over", {"retry-after": "1"}, _UNSUPPORTED),
     StoreError: Row(503, "store-unavailable", "The store does not answer", {"retry-after": "2"}),
 }
 REFUSALS: Mapping[str, Row] = {
-    "intent-not-legal": Row(409, "intent-not-legal", "The intent is not legal at this stage"),
-    "call-complete": Row(409, "call-complete", "The call is complete"),
-    "flow-changed": Row(409, "flow-changed", "The call is at a stage that this service's flow does not have"),
-    "another-account": Row(409, "another-account", "The call belongs to another account"),
+    "intent-not-legal": Row(409, "intent-not-legal", "The intent is not legal at this stage", code=_INVALID),
+    "call-complete": Row(409, "call-complete", "The call is complete", code=_UNSUPPORTED),
+    "call-ended": Row(409, "call-ended", "The call has ended", code=_UNSUPPORTED),
+    "flow-changed": Row(
+        409, "flow-changed", "The call is at a stage that this service's flow does not have", code=_UNSUPPORTED
+    ),
+    "another-account": Row(409, "another-account", "The call belongs to another account", code=_INVALID),
 }
 _HTTP_ERRORS = {404: ("not-found", "There is nothing here"), 405: ("method-not-allowed", "Not with this method")}
 INTERNAL = Row(500, "internal-error", "Something went wrong on our side")
@@ -101,21 +113,45 @@ _DETAILS = {
 
 
 def respond(row: Row, detail: str, **facts: Any) -> Response:
-    """Return the problem document."""
-    body = {"type": row.type, "title": row.title, "status": row.status, "detail": detail, **facts}
-    return Response(orjson.dumps(body), row.status, dict(row.headers), MEDIA_TYPE)
+    """Return the problem document as an answer."""
+    return _answer(row, _document(row, detail, facts))
 
 
 def problem_of(error: Exception) -> Response:
     """Translate an error that a door raised."""
+    return _answer(row_of(error), document_of(error))
+
+
+def row_of(error: Exception) -> Row:
+    """Return how the error looks on the wire."""
     if isinstance(error, Refused):
-        return respond(REFUSALS[error.reason], str(error), **error.facts)
-    if isinstance(error, BadInput):
-        return respond(TABLE[BadInput], str(error), errors=error.errors)
+        return REFUSALS[error.reason]
+    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), INTERNAL)
+
+
+def code_of(problem: Mapping[str, Any]) -> int:
+    """Return the JSON-RPC or A2A error code of a problem document."""
+    rows = (*TABLE.values(), *REFUSALS.values())
+    return next((row.code for row in rows if row.type == problem.get("type")), INTERNAL.code)
+
+
+def document_of(error: Exception) -> dict[str, Any]:
+    """Return the problem document of an error; nothing internal is in it."""
+    row = row_of(error)
     if isinstance(error, SaveUnknown):
-        return respond(TABLE[StoreError], f"{error}; look at the session before you send it again")
-    row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), INTERNAL)
-    return respond(row, _DETAILS.get(row.type) or str(error))
+        return _document(row, f"{error}; look at the session before you send it again", {})
+    facts = error.facts if isinstance(error, Refused) else {}
+    if isinstance(error, BadInput):
+        facts = {"errors": error.errors}
+    return _document(row, _DETAILS.get(row.type) or str(error), facts)
+
+
+def _document(row: Row, detail: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": row.type, "title": row.title, "status": row.status, "detail": detail, **facts}
+
+
+def _answer(row: Row, document: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(document), row.status, dict(row.headers), MEDIA_TYPE)
 
 
 def bad_input(error: ValidationError | RequestValidationError) -> BadInput:

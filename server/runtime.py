@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
@@ -14,6 +14,11 @@ from graph.routing import Routes, routes_of
 from graph.store.opening import Store, open_store
 from nodes.ports import Classifier
 from nodes.remote import Caller, open_client
+from server.a2a.notifying import Notifier
+from server.a2a.push import CallPushConfigs
+from server.a2a.push_delivery import PushSender
+from server.a2a.push_guard import PushGuard
+from server.a2a.tasks import CallTasks
 from server.settings import Settings
 from server.turns import Turns
 
@@ -27,6 +32,11 @@ class Runtime:
     store: Store
     graph: CallGraph
     turns: Turns
+    tasks: CallTasks
+    push_configs: CallPushConfigs
+    push_guard: PushGuard
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the service stops: what streams ends."""
 
 
 @asynccontextmanager
@@ -60,15 +70,22 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
             agent_timeout=settings.agent_timeout_seconds,
             classifier_timeout=settings.classifier_timeout_seconds,
         )
+        tasks = CallTasks(store.calls, store.events, routes, settings.tenant)
+        push_configs = CallPushConfigs(store.calls, tasks.thread_of_task)
+        guard = PushGuard(settings.push_allow)
+        sender = await stack.enter_async_context(PushSender(guard, current=push_configs.current))
         turns = Turns(
             graph,
             routes,
             store.calls,
+            store.events,
             tenant=settings.tenant,
             turn_timeout=settings.turn_timeout_seconds,
             busy_wait=settings.busy_wait_seconds,
+            hooks=[Notifier(sender, routes)],
         )
-        yield Runtime(settings, routes, store, graph, turns)
+        await stack.enter_async_context(turns)
+        yield Runtime(settings, routes, store, graph, turns, tasks, push_configs, guard)
 
 
 async def _classifier(settings: Settings, stack: AsyncExitStack) -> Classifier | None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Checkpointer = Literal["auto", "core", "langgraph-redis", "memory"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -38,7 +38,23 @@ class Settings(BaseSettings):
     busy_wait_seconds: float = Field(default=5, ge=0)
     max_body_bytes: int = Field(default=1_000_000, ge=1_000)
     max_reply_bytes: int = Field(default=8_000_000, ge=1_000)
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$")
+    a2a_card: Literal["1.0", "0.3"] = "1.0"
+    push_allow: Annotated[tuple[str, ...], NoDecode] = ()
     log_level: LogLevel = "info"
+
+    @field_validator("push_allow", mode="before")
+    @classmethod
+    def _hosts(cls, value: Any) -> Any:
+        return [entry.strip() for entry in value.split(",") if entry.strip()] if isinstance(value, str) else value
+
+    @field_validator("push_allow")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from server.a2a.push_guard import PushGuard
+
+        PushGuard(value)  # raises ValueError for an entry that is neither a host nor a network
+        return value
 
 
 def read_settings() -> Settings:

@@ -1,7 +1,7 @@
 """What several tests stand on: a loop in the background, demo agents, stores, and a service over all of it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from server.listening import listen, serving, url_of
 from server.runtime import Runtime, open_runtime
 from server.settings import Settings
 from tests.background import Background
+from tests.desk import Place, place_of
 from tests.puppet import Puppet
 from tests.redis_stack import redis_stack, valkey
 
@@ -76,6 +77,32 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     if name == "valkey":
         return {"redis_url": request.getfixturevalue("valkey_url"), "tenant": tenant}
     return {"redis_url": request.getfixturevalue("redis_stack_url"), "tenant": tenant}
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Servers of their own for tests that look at keys and empty them."""
+    with ExitStack() as stack:
+        plain = stack.enter_context(valkey(tmp_path_factory.mktemp("valkey")))
+        able = stack.enter_context(redis_stack(tmp_path_factory.mktemp("redis-stack")))
+        yield {"core": plain, "core-on-stack": able, "langgraph-redis": able}
+
+
+@pytest.fixture(params=["core", "core-on-stack", "langgraph-redis", "memory"])
+def place(request: pytest.FixtureRequest, places: dict[str, str]) -> Place:
+    """Each store in turn, empty."""
+    return place_of(request.param, places)
+
+
+@pytest.fixture(params=["core", "langgraph-redis"])
+def shared(request: pytest.FixtureRequest, places: dict[str, str]) -> Place:
+    """A store that processes share, so that leases run out and keys can be seen."""
+    return place_of(request.param, places)
+
+
+@pytest.fixture
+def core(places: dict[str, str]) -> Place:
+    return place_of("core", places)
 
 
 @pytest.fixture

@@ -40,6 +40,8 @@ class RoughAgent:
     seen: list[Seen] = field(default_factory=list)
     written: int = 0
     """Bytes that found their way into the socket."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a client hangs up before its answer is at its end."""
 
     @property
     def cards(self) -> list[Seen]:
@@ -90,7 +92,7 @@ async def _converse(
             await writer.drain()
             agent.written += len(chunk)
     except (ConnectionError, asyncio.IncompleteReadError):
-        pass  # the client had enough
+        agent.left.set()
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
@@ -139,6 +141,23 @@ def answers_rpc(*, status: int = 200, **members: Any) -> Answer:
     return answer
 
 
+def streams(*events: dict[str, Any] | bytes, head: bytes = b"") -> Answer:
+    """Answer a stream: objects as JSON-RPC results under the request's own id, bytes as they are; then hang up."""
+
+    async def answer(seen: Seen) -> AsyncIterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n" + head + b"\r\n"
+        for event in events:
+            yield event if isinstance(event, bytes) else streamed(seen, result=event)
+
+    return answer
+
+
+def streamed(seen: Seen, **members: Any) -> bytes:
+    """Return the event that carries a JSON-RPC response with these members."""
+    response = {"jsonrpc": "2.0", "id": seen.rpc["id"], **members}
+    return b"data: " + json.dumps(response, ensure_ascii=False).encode() + b"\n\n"
+
+
 def says(text: str) -> Answer:
     """Answer a bare message in the dialect of the request."""
 
@@ -174,11 +193,14 @@ async def hangs(seen: Seen) -> AsyncIterator[bytes]:
 no_card = answers("no such page", 404, "text/plain")
 
 
-def card(url: str = "http://{host}/", version: str = "1.0", binding: str = "JSONRPC") -> Answer:
+def card(
+    url: str = "http://{host}/", version: str = "1.0", binding: str = "JSONRPC", *, streaming: bool = False
+) -> Answer:
     """Answer a card with one interface; `{host}` is the host the request named."""
 
     async def answer(seen: Seen) -> AsyncIterator[bytes]:
-        yield http(json.dumps(card_document(url.replace("{host}", seen.headers["host"]), version, binding)))
+        document = card_document(url.replace("{host}", seen.headers["host"]), version, binding)
+        yield http(json.dumps({**document, "capabilities": {"streaming": streaming}}))
 
     return answer
 

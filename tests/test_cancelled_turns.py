@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.turns import TurnRequest
+from server.turn import TurnRequest
 from tests.background import Background
 from tests.conftest import Service, StartService
 from tests.puppet import Puppet

@@ -151,7 +151,7 @@ WRONG_SHAPES = {
     "an unknown key like no other": (
         f"{SMALL}colour: red\n",
         "small.yaml:15: unknown key 'colour'; known here: "
-        "flow, version, about, waits_for, agents, stages, fallback, triggers",
+        "flow, version, about, waits_for, restarts, agents, stages, fallback, triggers",
     ),
     "a missing key": (changed('{url: "http://desk:1"}', "{}"), "small.yaml:4: 'agents.desk.url' is missing; add it"),
     "a missing name": (changed("flow: small\n", ""), "small.yaml:1: 'flow' is missing; add it"),
@@ -186,6 +186,14 @@ WRONG_SHAPES = {
     "a truth for a number": (
         f"{SMALL}version: true\n",
         "small.yaml:15: 'version' cannot be true; write a whole number of at most 15 digits",
+    ),
+    "a word for a truth": (
+        changed("waits_for: caller", "waits_for: caller\nrestarts: yes"),
+        "small.yaml:3: 'restarts' cannot be 'yes'; write true or false",
+    ),
+    "another way to take errors": (
+        changed("effect: write", "on_error: retry"),
+        "small.yaml:11: 'stages.work.on_error': Input should be 'fail'",
     ),
     "a truth for a duration": (
         changed("3s", "true"),
@@ -294,6 +302,11 @@ WRONG_FLOWS = {
     "no waits_for": (
         changed("waits_for: caller\n", ""),
         "small.yaml:7: stage 'hello' needs the caller's intent, but the flow does not wait; add `waits_for: caller`",
+    ),
+    "restarts without waits_for": (
+        changed("waits_for: caller", "restarts: true"),
+        "small.yaml:2: a flow that restarts begins its next run with the caller's next message; "
+        "add `waits_for: caller`",
     ),
     "a stage called fallback": (
         changed("  work:", "  fallback:"),
@@ -538,6 +551,14 @@ def test_the_call_flow_is_the_one_that_was_asked_for() -> None:
 def test_the_address_of_every_agent_of_the_call_flow_can_be_set() -> None:
     flow = load_flow("call", {f"{name.upper()}_AGENT_URL": f"http://localhost/{name}" for name in PORTS})
     assert {name: agent.url for name, agent in flow.agents.items()} == {n: f"http://localhost/{n}" for n in PORTS}
+
+
+def test_the_relay_flow_hands_every_message_to_one_agent() -> None:
+    flow = load_flow("relay", {"RELAY_AGENT_URL": "http://agent:9000"})
+    assert (flow.waits_for, flow.restarts, flow.fallback, flow.triggers) == ("caller", True, None, {})
+    assert flow.agents == {"relay": Agent(url="http://agent:9000")}
+    assert flow.stages == {"relay": Stage(about="The agent answers.", agent="relay", on_error="fail")}
+    assert load_flow("relay", {}).agents["relay"].url == "http://relay-agent:8000"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from graph.store.opening import open_store
 from tests.redis_stack import redis_stack, valkey
 
 SECRET = "s3cret"
-ENOUGH = ("~flows:*", "+@all", "-@dangerous")
+ENOUGH = ("~flows:*", "&flows:*", "+@all", "-@dangerous")
 OPTIONS = ("decode_responses=true", "protocol=2", "protocol=3", "encoding=latin-1", "max_connections=1", "timeout=1")
 
 
@@ -155,7 +155,15 @@ def test_a_wrong_password_is_refused(plain: str) -> None:
     assert "user of REDIS_URL" in told
 
 
-@pytest.mark.parametrize("rights", ["~flows:* +@all -@scripting", "~other:* +@all", "~flows:* +@read +@connection"])
+@pytest.mark.parametrize(
+    "rights",
+    [
+        "~flows:* &flows:* +@all -@scripting",
+        "~other:* &flows:* +@all",
+        "~flows:* +@all",
+        "~flows:* &flows:* +@read +@connection",
+    ],
+)
 def test_a_user_who_may_too_little_is_refused(plain: str, rights: str) -> None:
     with Redis.from_url(plain) as redis:
         redis.execute_command("ACL", "SETUSER", "small", "reset", "on", f">{SECRET}", *rights.split())
@@ -165,9 +173,7 @@ def test_a_user_who_may_too_little_is_refused(plain: str, rights: str) -> None:
 
 def test_a_user_who_may_just_enough_is_welcome(plain: str) -> None:
     with Redis.from_url(plain) as redis:
-        redis.execute_command(
-            "ACL", "SETUSER", "small", "reset", "on", f">{SECRET}", "~flows:*", "+@all", "-@dangerous"
-        )
+        redis.execute_command("ACL", "SETUSER", "small", "reset", "on", f">{SECRET}", *ENOUGH)
     assert kind_of(url=plain.replace("redis://", f"redis://small:{SECRET}@")) == "core"
 
 
@@ -185,6 +191,11 @@ def test_options_in_the_address_do_no_harm(able: str, options: str) -> None:
     async def story() -> bool:
         async with open_store(url=f"{able}?{options}", choice="core") as store:
             turn = await store.calls.begin("t__c")
+            async with store.events.watch("t__c") as watch:
+                await store.events.publish("t__c", [{"event": "state_change"}])
+                assert await watch.changed(10) is True
+            assert [dict(told.event) for told in await store.events.read("t__c")] == [{"event": "state_change"}]
+            assert await store.calls.recent("t") == ["t__c"]
             await store.calls.abandon(turn)
             return await store.calls.read("t__c") is None
 

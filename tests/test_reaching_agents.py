@@ -21,10 +21,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodes.parts import Unreadable
 from nodes.ports import AgentRequest, FilePart, Reply
 from nodes.remote import AgentError, Caller, open_client
 from nodes.remote.card import read_endpoint
-from nodes.remote.dialect import Dialect, Unreadable, read_sent, read_task
+from nodes.remote.dialect import Dialect, read_sent, read_task
 from nodes.remote.errors import (
     BadReply,
     Disconnected,
@@ -35,6 +36,7 @@ from nodes.remote.errors import (
     Unreachable,
     Unsendable,
 )
+from nodes.remote.work import Work
 from tests.background import Background
 from tests.polite_agents import PoliteAgent, polite_agent
 from tests.rough_agents import (
@@ -134,9 +136,10 @@ _PAPERS = (
 
 
 def test_a_bare_message_is_read_whole(open_caller: OpenCaller, agent: PoliteAgent) -> None:
-    assert _tell(open_caller, agent, "speak") == [
-        Reply("first line\nsecond line", ({"amount": "1.10"},), _PAPERS, context_id="c-1")
-    ]
+    [reply] = _tell(open_caller, agent, "speak")
+    assert reply == Reply(
+        "first line\nsecond line", ({"amount": "1.10"},), _PAPERS, context_id="c-1", layout=reply.layout
+    )
 
 
 def test_a_task_is_read_whole_with_every_artifact(open_caller: OpenCaller, agent: PoliteAgent) -> None:
@@ -148,6 +151,7 @@ def test_a_task_is_read_whole_with_every_artifact(open_caller: OpenCaller, agent
         "completed",
         reply.task_id,
         "c-1",
+        reply.layout,
     )
 
 
@@ -624,7 +628,8 @@ _names = st.text(max_size=4) | st.sampled_from(
         *("url", "protocolVersion", "preferredTransport", "additionalInterfaces", "supportedInterfaces"),
         *("protocolBinding", "transport", "skills", "security", "securitySchemes", "capabilities", "task"),
         *("message", "status", "state", "id", "kind", "parts", "artifacts", "contextId", "text", "data"),
-        *("file", "raw", "bytes", "uri", "mimeType"),
+        *("file", "raw", "bytes", "uri", "mimeType", "metadata", "extensions"),
+        *("statusUpdate", "artifactUpdate", "artifact", "taskId", "append", "artifactId"),
     ]
 )
 _documents: st.SearchStrategy[Any] = st.recursive(
@@ -640,6 +645,8 @@ def test_any_result_is_read_or_refused(document: Any, dialect: Dialect) -> None:
         assert isinstance(read_sent(document, dialect), Reply)
     with contextlib.suppress(Unreadable):
         assert isinstance(read_task(document), Reply)
+    with contextlib.suppress(Unreadable):
+        assert isinstance(Work(_request(""), None).hear(document, dialect), Reply | None)
 
 
 @given(document=_cards)

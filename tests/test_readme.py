@@ -22,6 +22,20 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+def program(name: str) -> str:
+    """Return the Python program that the README marks with a name."""
+    (text,) = re.findall(rf"<!-- tested: {name} -->\n```python\n(.*?)```", README, re.DOTALL)
+    return str(text)
+
+
+def output_of(text: str, env: dict[str, str] | None = None) -> str:
+    """Run a program to its end and return what it printed."""
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_flow_checks() -> None:
     (text,) = blocks("yaml")
 
@@ -31,14 +45,22 @@ def test_the_flow_checks() -> None:
 
 
 def test_the_python_program_runs(agents: dict[str, str]) -> None:
-    (program,) = blocks("python")
     env = {f"{name.upper()}_AGENT_URL": url for name, url in agents.items()}
 
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **env}, capture_output=True, text=True, check=True
-    )
+    said = output_of(program("python"), env)
 
-    assert done.stdout == "{'text': 'Welcome to customer service. How can I help you today?'}\n"
+    assert said == "{'text': 'Welcome to customer service. How can I help you today?'}\n"
+
+
+def test_the_a2a_client_is_answered(start: StartService) -> None:
+    service = start(checkpointer="memory")
+
+    said = output_of(program("a2a").replace("http://localhost:8000", service.url))
+
+    assert [said.count(kind) for kind in ("\ntask {", "status_update {", "artifact_update {")] == [0, 2, 1]
+    assert said.startswith("task {")
+    assert "Welcome to customer service." in said
+    assert "TASK_STATE_INPUT_REQUIRED" in said
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README's commands use curl")

@@ -10,6 +10,7 @@ from graph.routing import (
     Refused,
     decide,
     legal_intents,
+    next_run,
     routes_of,
     same_account,
 )
@@ -108,6 +109,39 @@ def test_a_call_that_is_complete_takes_no_turn(intent: str | None) -> None:
     with pytest.raises(Refused, match="start another with a new call_identify_id") as caught:
         decide(ROUTES, WORKING | {"is_complete": True}, intent)
     assert (caught.value.reason, caught.value.facts) == ("call-complete", {})
+
+
+@pytest.mark.parametrize(("ended", "told"), [("canceled", "the call was canceled;"), ("failed", "the call failed;")])
+@pytest.mark.parametrize("intent", [None, UNKNOWN, "do"])
+def test_a_call_that_ended_otherwise_takes_no_turn(ended: str, told: str, intent: str | None) -> None:
+    with pytest.raises(Refused, match=f"{told} start another with a new call_identify_id") as caught:
+        decide(ROUTES, WORKING | {"is_complete": False, "ended": ended}, intent)
+    assert (caught.value.reason, caught.value.facts) == ("call-ended", {"ended": ended})
+
+
+OVER: list[dict[str, Any]] = [{"is_complete": True, "ended": "completed"}, {"ended": "failed"}, {"ended": "canceled"}]
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_a_flow_that_restarts_takes_the_turn_after_the_end_at_its_first_stage(over: dict[str, Any]) -> None:
+    routes = routes_of(ROUTES.flow.model_copy(update={"restarts": True}))
+    assert routes.place_of(REPORTING | over) == routes.first
+    assert decide(routes, REPORTING | over, "greet") == "hello"
+    assert decide(routes, REPORTING | over, None) == CLASSIFIER
+    with pytest.raises(Refused, match="'do' is not legal at stage 'hello'"):
+        decide(routes, WORKING | over, "do")
+    with pytest.raises(Refused, match="of flow 'another'"):
+        decide(routes, WORKING | over | {"flow": "another"}, "greet")
+
+
+@pytest.mark.parametrize(
+    ("state", "run"),
+    [(NEW, 1), (WORKING, 1), (WORKING | {"run": 3, "ended": None}, 3)]
+    + [(WORKING | {"run": 3} | over, 4) for over in OVER],
+)
+def test_a_turn_belongs_to_the_run_that_is_open_or_to_the_next(state: dict[str, Any], run: int) -> None:
+    assert next_run(state, True) == run
+    assert next_run(state, False) == state.get("run", 1)
 
 
 def test_deciding_leaves_the_state_as_it_is() -> None:

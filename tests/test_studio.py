@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from graph import shipped_flows
 from server.listening import listen
 
 ROOT = Path(__file__).parent.parent
@@ -29,17 +30,18 @@ class Studio:
     http: httpx.Client
 
     def assistant(self) -> str:
-        """The id of the one assistant there is."""
+        """The id of the assistant that takes calls; there is one for each flow."""
         found = self.http.post("/assistants/search", json={}).json()
-        assert [assistant["graph_id"] for assistant in found] == ["call"]
-        return str(found[0]["assistant_id"])
+        ids = {assistant["graph_id"]: str(assistant["assistant_id"]) for assistant in found}
+        assert sorted(ids) == shipped_flows()
+        return ids["call"]
 
     def thread(self) -> str:
         return str(self.http.post("/threads", json={}).json()["thread_id"])
 
-    def turn(self, thread: str, **said: Any) -> dict[str, Any]:
+    def turn(self, thread: str, flow: str = "call", **said: Any) -> dict[str, Any]:
         """The state after one run."""
-        run = self.http.post(f"/threads/{thread}/runs/wait", json={"assistant_id": "call", "input": said})
+        run = self.http.post(f"/threads/{thread}/runs/wait", json={"assistant_id": flow, "input": said})
         return dict(run.json())
 
     def history(self, thread: str) -> list[dict[str, Any]]:
@@ -56,6 +58,7 @@ class Studio:
 @pytest.fixture(scope="module")
 def studio(agents: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     env = {f"{name.upper()}_AGENT_URL": url for name, url in agents.items()}
+    env["RELAY_AGENT_URL"] = agents["greeting"]
     with langgraph_dev(tmp_path_factory.mktemp("studio"), env) as url, _client(url) as http:
         yield Studio(http)
 
@@ -178,6 +181,24 @@ def test_another_agent_may_hold_the_call_over_a2a(studio: Studio) -> None:
     ]
     state = studio.http.get(f"/threads/{greeted['contextId']}/state").json()
     assert state["values"]["completed_flows"] == [1, 2]
+
+
+def test_the_relay_takes_one_message_after_another(studio: Studio) -> None:
+    thread = studio.thread()
+
+    states = [studio.turn(thread, "relay", input_message=words) for words in ("Hello", "Hello again")]
+
+    assert [(state["run"], state["ended"], state["steps"][0]["number"]) for state in states] == [
+        (1, "completed", 1),
+        (2, "completed", 2),
+    ]
+
+
+def test_what_studio_asks_for_a_form_is_told(studio: Studio) -> None:
+    schemas = studio.http.get(f"/assistants/{studio.assistant()}/schemas").json()
+
+    assert {"input_message", "intent", "account_id"} <= schemas["input_schema"]["properties"].keys()
+    assert {"tenant", "language"} <= schemas["context_schema"]["properties"].keys()
 
 
 def test_the_service_is_served_beside_it(studio: Studio) -> None:

@@ -5,7 +5,7 @@ loaded is not loaded again and what is saved is saved by the turn that holds the
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,7 +41,15 @@ class OpenTurn:
     saved: str | None = None
     """The checkpoint a stock saver wrote last; it counts once the commit names it."""
     trail: list[Step] = field(default_factory=list)
-    """The whole audit trail, once the call is complete."""
+    """The whole audit trail, once the call is complete, or was committed with `wants_trail`."""
+    wants_trail: bool = False
+    """Whether the commit returns the whole audit trail."""
+    key: str | None = None
+    """What names this very message: the commit remembers which step answered it."""
+    answered: int | None = None
+    """The number of the step that already answered the message of this `key`; then the turn holds no lease."""
+    push: dict[str, Any] = field(default_factory=dict)
+    """Where the call's clients want to be notified, by configuration id; as of the last commit or begin."""
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -58,7 +66,22 @@ class CallRecord:
     """A call as readers see it."""
 
     state: Mapping[str, Any]
+    """As committed last; empty while the first turn has committed nothing, and where only steps were asked for."""
     steps: Sequence[Step]
+    incarnation: str = ""
+    opened: "OpenedTurn | None" = None
+    """The turn that is open now, or was when its process died."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTurn:
+    """What readers see of an open turn."""
+
+    token: str
+    live: bool
+    """Whether it holds its lease; if not, its process died and nobody answers it."""
+    said: Mapping[str, Any]
+    """What `begin` was given to say of it, and `at`: when it began (ISO 8601)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +96,13 @@ class Moment:
 class Calls(Protocol):
     """Where calls live. Every method may raise `StoreUnavailable`."""
 
-    async def begin(self, thread: str) -> OpenTurn:
+    async def begin(self, thread: str, *, said: Mapping[str, Any] | None = None, key: str | None = None) -> OpenTurn:
         """Take the lease and load the call, in one round trip where the store can.
+
+        Args:
+            thread: the call.
+            said: JSON-native, what readers may know of the turn while it is open.
+            key: names this very message; if a step has answered it, the turn returned says so and holds no lease.
 
         Raises:
             Busy: if another turn holds the lease.
@@ -101,7 +129,20 @@ class Calls(Protocol):
         """Hold the lease for its full time again."""
 
     async def read(self, thread: str) -> CallRecord | None:
-        """Return the call with its audit trail, or None if there is none."""
+        """Return the call with its audit trail, or None if there is none; a first turn that is open counts as one."""
+
+    async def trails(self, threads: Sequence[str]) -> list[CallRecord | None]:
+        """Return the calls without their state, in one round trip where the store can."""
+
+    async def recent(self, tenant: str) -> list[str]:
+        """Return the tenant's calls, the one that took a turn last first."""
+
+    async def push_of(self, thread: str) -> dict[str, Any]:
+        """Return where the call's clients want to be notified, by configuration id."""
+
+    async def change_push(self, thread: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace the notification configurations by what `change` makes of them, atomically; a call that does not
+        exist is left alone."""
 
     async def history(self, thread: str) -> list[Moment]:
         """Return the state after each turn, oldest first."""

@@ -12,8 +12,8 @@ from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMet
 from langgraph.checkpoint.redis.aio import AsyncRedisSaver
 from redisvl.exceptions import RedisSearchError, RedisVLError  # type: ignore[import-untyped]
 
+from graph.store.asking import answering
 from graph.store.errors import StoreUnavailable
-from graph.store.redis_calls import answering
 from graph.store.stock import Turnwise
 
 

@@ -1,14 +1,20 @@
 """Calls in this process's memory: for notebooks and trials. They end with the process."""
 
+import copy
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from graph.store.calls import CallRecord, Moment, OpenTurn
+from graph.store.calls import CallRecord, Moment, OpenedTurn, OpenTurn
 from graph.store.errors import Busy, TurnLost
+from graph.store.memory_events import MemoryEvents
+from graph.store.names import encode, tenant_of
 from graph.store.stock import TurnwiseMemorySaver
 from nodes.state import Step
 
@@ -18,9 +24,14 @@ _SWEEP_SECONDS = 10.0
 @dataclass(slots=True)
 class _Kept:
     incarnation: str
+    named: int
+    """Grows with each commit of any call."""
     turn: str | None = None
+    said: dict[str, Any] = field(default_factory=dict)
     head: str | None = None
     steps: list[Step] = field(default_factory=list)
+    answers: dict[str, int] = field(default_factory=dict)
+    push: dict[str, Any] = field(default_factory=dict)
     expires: float = float("inf")
     """On the monotonic clock; a call does not expire while a turn is open."""
 
@@ -30,24 +41,37 @@ class MemoryCalls:
 
     Args:
         saver: the saver that holds the checkpoints.
+        events: what happens in the calls; forgotten with them.
         ttl: seconds a call lives after its last turn; 0 for ever.
     """
 
-    def __init__(self, saver: TurnwiseMemorySaver, *, ttl: int = 0) -> None:
+    def __init__(self, saver: TurnwiseMemorySaver, events: MemoryEvents | None = None, *, ttl: int = 0) -> None:
         self._saver = saver
+        self._events = events
         self._ttl = ttl or float("inf")
         self._calls: dict[str, _Kept] = {}
+        self._order = count()
         self._next_sweep = 0.0
 
-    async def begin(self, thread: str) -> OpenTurn:
+    async def begin(self, thread: str, *, said: Mapping[str, Any] | None = None, key: str | None = None) -> OpenTurn:
         """Take the lease and load the call."""
         await self._sweep()
-        kept = self._calls.setdefault(thread, _Kept(secrets.token_hex(16)))
+        await self._expire(thread)
+        kept = self._calls.get(thread)
+        if kept is None:
+            kept = self._calls[thread] = _Kept(secrets.token_hex(16), next(self._order))
+        turn = OpenTurn(thread, secrets.token_hex(8), kept.incarnation, None, calls=self, key=key)
+        turn.push = copy.deepcopy(kept.push)
+        if key and key in kept.answers:
+            turn.answered, turn.closed = kept.answers[key], True
+            return turn
         if kept.turn is not None:
             raise Busy("another turn of this call is in flight")
-        loaded = await self._saver.aget_tuple(self._at(thread, kept.head)) if kept.head else None
-        kept.turn = secrets.token_hex(8)
-        return OpenTurn(thread, kept.turn, kept.incarnation, loaded, kept.head, calls=self)
+        kept.turn = turn.token
+        kept.said = {**(said or {}), "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        turn.head = kept.head
+        turn.loaded = await self._saver.aget_tuple(self._at(thread, kept.head)) if kept.head else None
+        return turn
 
     async def keep(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
         """Make what the saver saved the call's head, and go on."""
@@ -57,12 +81,17 @@ class MemoryCalls:
         kept.head = turn.head = turn.saved
         kept.steps.extend(steps)
         kept.expires = time.monotonic() + self._ttl
-        turn.trail = list(kept.steps) if complete else []
+        kept.named = next(self._order)
+        turn.trail = list(kept.steps) if complete or turn.wants_trail else []
+        turn.push = copy.deepcopy(kept.push)
 
     async def finish(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
         """Make what the saver saved the call's head, unless it is, and give the lease back."""
         if turn.saved not in (None, turn.head):
             await self.keep(turn, steps, complete=complete)
+        kept = self._calls.get(turn.thread)
+        if kept is not None and kept.turn == turn.token and turn.key and steps:
+            kept.answers[turn.key] = steps[-1]["number"]
         await self.abandon(turn)
 
     async def abandon(self, turn: OpenTurn) -> None:
@@ -78,13 +107,35 @@ class MemoryCalls:
         """Do nothing: a lease in memory has no end."""
 
     async def read(self, thread: str) -> CallRecord | None:
-        """Return what was committed, and the trail."""
+        """Return what was committed, the trail, and the open turn."""
+        record = await self._record(thread)
+        kept = self._calls.get(thread)
+        if record is None or kept is None or kept.head is None:
+            return record
+        loaded = await self._saver.aget_tuple(self._at(thread, kept.head))
+        return replace(record, state=loaded.checkpoint["channel_values"]) if loaded else None
+
+    async def trails(self, threads: Sequence[str]) -> list[CallRecord | None]:
+        """Return the calls without their state."""
+        return [await self._record(thread) for thread in threads]
+
+    async def recent(self, tenant: str) -> list[str]:
+        """Return the tenant's calls, the one that took a turn last first."""
+        mine = [(kept.named, thread) for thread, kept in self._calls.items() if tenant_of(thread) == encode(tenant)]
+        return [thread for _, thread in sorted(mine, reverse=True)]
+
+    async def push_of(self, thread: str) -> dict[str, Any]:
+        """Return where the call's clients want to be notified."""
         await self._expire(thread)
         kept = self._calls.get(thread)
-        loaded = await self._saver.aget_tuple(self._at(thread, kept.head)) if kept and kept.head else None
-        if kept is None or loaded is None:
-            return None
-        return CallRecord(loaded.checkpoint["channel_values"], list(kept.steps))
+        return copy.deepcopy(kept.push) if kept else {}
+
+    async def change_push(self, thread: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace the notification configurations."""
+        await self._expire(thread)
+        kept = self._calls.get(thread)
+        if kept is not None:
+            kept.push = copy.deepcopy(change(copy.deepcopy(kept.push)))
 
     async def history(self, thread: str) -> list[Moment]:
         """Return the state after each turn, oldest first."""
@@ -109,6 +160,14 @@ class MemoryCalls:
     async def ping(self) -> None:
         """Return: memory always answers."""
 
+    async def _record(self, thread: str) -> CallRecord | None:
+        await self._expire(thread)
+        kept = self._calls.get(thread)
+        if kept is None:
+            return None
+        opened = OpenedTurn(kept.turn, True, copy.deepcopy(kept.said)) if kept.turn else None
+        return CallRecord({}, list(kept.steps), kept.incarnation, opened)
+
     async def _sweep(self) -> None:
         """Forget what has expired, at most once in a while: nobody may ever ask for it again."""
         now = time.monotonic()
@@ -124,6 +183,8 @@ class MemoryCalls:
 
     async def _forget(self, thread: str) -> None:
         self._calls.pop(thread, None)
+        if self._events is not None:
+            self._events.forget(thread)
         await self._saver.adelete_thread(thread)
 
     @staticmethod

@@ -3,6 +3,9 @@ case and finds nothing for ids with commas."""
 
 import re
 
+PREFIX = "flows:"
+
+_PARTS = ("call", "checkpoints", "steps", "writes", "keys", "events")
 _SAFE = re.compile(r"[a-z0-9_]+")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 
@@ -10,6 +13,11 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 def thread_name(tenant: str, call_identify_id: str) -> str:
     """Return the LangGraph thread of a call: `default__call_2d1` for `call-1` of tenant `default`."""
     return f"{encode(tenant)}__{encode(call_identify_id)}"
+
+
+def tenant_of(thread_id: str) -> str:
+    """Return the tenant of a call's thread, as `encode` writes it."""
+    return thread_id.partition("__")[0]
 
 
 def encode(text: str) -> str:
@@ -30,3 +38,14 @@ def tag_of(thread_id: str) -> str:
 def thread_of(tag: str) -> str:
     """Undo `tag_of`."""
     return decode(tag[1:]) if tag.startswith("~") else tag
+
+
+def keys_of(thread_id: str) -> list[str]:
+    """Return the keys of a call, in the order in which the scripts name them."""
+    stem = f"{PREFIX}{{{tag_of(thread_id)}}}"
+    return [f"{stem}:{part}" for part in _PARTS]
+
+
+def events_key(thread_id: str) -> str:
+    """Return the key of a call's events, which is also the channel that wakes who watches them."""
+    return keys_of(thread_id)[-1]

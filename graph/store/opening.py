@@ -27,9 +27,13 @@ from redis.exceptions import ConnectionError as ConnectionLost
 
 from graph.store import scripts
 from graph.store.calls import Calls
+from graph.store.channels import Channels
 from graph.store.embedded import embedded_store
 from graph.store.errors import StoreRefused, StoreUnavailable
-from graph.store.redis_calls import PREFIX, RedisCalls
+from graph.store.events import Events
+from graph.store.names import PREFIX
+from graph.store.redis_calls import RedisCalls
+from graph.store.redis_events import RedisEvents
 from graph.store.saver import CoreSaver
 
 Choice = Literal["auto", "core", "langgraph-redis", "memory"]
@@ -37,9 +41,10 @@ Kind = Literal["core", "langgraph-redis", "memory"]
 
 _MARKER = "flows:checkpointer"
 _CONNECTIONS = 256
-_PROBES = (("FT._LIST",), ("JSON.TYPE", "flows:probe"))
+_PROBE = "flows:probe"
+_PROBES = (("FT._LIST",), ("JSON.TYPE", _PROBE))
 _ADDRESS = "write redis://[user:password@]host:port[/database], rediss:// or unix://, with special signs as %2F"
-_RIGHTS = "check its name and password, and that it may run scripts and use the keys flows:*"
+_RIGHTS = "check its name and password, and that it may run scripts and use the keys flows:* and the channels flows:*"
 _REMEDY = "check REDIS_URL and that the server runs, or unset REDIS_URL to use the embedded store"
 
 log = structlog.get_logger()
@@ -52,6 +57,7 @@ class Store:
     kind: Kind
     calls: Calls
     saver: BaseCheckpointSaver[Any]
+    events: Events
 
 
 @asynccontextmanager
@@ -77,36 +83,40 @@ async def open_store(
     async with AsyncExitStack() as stack:
         address = url or (await stack.enter_async_context(embedded_store(data_dir))).url
         client = await stack.enter_async_context(_client(address))
+        channels = Channels(client)
+        stack.push_async_callback(channels.aclose)
         async with _opening():
-            await client.ping()
+            await client.publish(_PROBE, "")  # replicas wake each other over channels, which need rights of their own
             kind = await _chosen(client, choice)
             await _mark(client, kind)
-            store = await (_core(client, ttl) if kind == "core" else _langgraph_redis(client, ttl))
+            calls, saver = await (_core(client, ttl) if kind == "core" else _langgraph_redis(client, ttl))
+            store = Store(kind, calls, saver, RedisEvents(client, channels))
         log.info("store opened", checkpointer=kind, embedded=url is None)
         yield store
 
 
 def _memory(ttl: int) -> Store:
     from graph.store.memory import MemoryCalls
+    from graph.store.memory_events import MemoryEvents
     from graph.store.stock import TurnwiseMemorySaver
 
-    saver = TurnwiseMemorySaver()
-    return Store("memory", MemoryCalls(saver, ttl=ttl), saver)
+    saver, events = TurnwiseMemorySaver(), MemoryEvents()
+    return Store("memory", MemoryCalls(saver, events, ttl=ttl), saver, events)
 
 
-async def _core(client: Redis, ttl: int) -> Store:
+async def _core(client: Redis, ttl: int) -> tuple[Calls, BaseCheckpointSaver[Any]]:
     saver = CoreSaver(client, ttl=ttl)
-    return Store("core", saver.calls, saver)
+    return saver.calls, saver
 
 
-async def _langgraph_redis(client: Redis, ttl: int) -> Store:
+async def _langgraph_redis(client: Redis, ttl: int) -> tuple[Calls, BaseCheckpointSaver[Any]]:
     from graph.store.langgraph_redis import TurnwiseRedisSaver
 
     # The stock saver counts minutes. Its checkpoints outlive the call's own keys by one: a head is never lost.
     minutes = {"default_ttl": ttl / 60 + 1, "refresh_on_read": False} if ttl else None
     saver = TurnwiseRedisSaver(redis_client=client, ttl=minutes)
     await saver.asetup()
-    return Store("langgraph-redis", RedisCalls(client, saver, ttl=ttl), saver)
+    return RedisCalls(client, saver, ttl=ttl), saver
 
 
 def _client(url: str) -> Redis:

@@ -21,10 +21,11 @@ from langgraph.checkpoint.base import (
 from redis.asyncio import Redis
 
 from graph.store import scripts
+from graph.store.asking import answering
 from graph.store.calls import OpenTurn, new_steps, turn_of
 from graph.store.codec import Codec
-from graph.store.names import thread_of
-from graph.store.redis_calls import PREFIX, RedisCalls, answering, keys_of
+from graph.store.names import PREFIX, keys_of, thread_of
+from graph.store.redis_calls import RedisCalls
 
 _ASYNC_ONLY = "this saver is asynchronous; call {name} instead (ainvoke, astream, aget_state …)"
 
@@ -57,7 +58,7 @@ class CoreSaver(BaseCheckpointSaver[int]):
         if turn is not None and not namespace and not checkpoint_id:
             return turn.loaded
         async with answering():
-            found = await self._read(keys=keys_of(thread_id), args=[namespace, checkpoint_id or "", 0])
+            found = await self._read(keys=keys_of(thread_id), args=[namespace, checkpoint_id or ""])
         if not found:
             return None
         return self._codec.decode(thread_id, namespace, found[0].decode(), found[1], found[2])

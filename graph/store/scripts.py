@@ -2,10 +2,17 @@
 
 All keys of a call share one hash tag:
 
-    flows:{TAG}:call         hash: head, incarnation; with an open turn also turn (the fence), lease, opened, expires
+    flows:{TAG}:call         hash: head, incarnation, push; with an open turn also turn (the fence), lease, opened,
+                             expires
     flows:{TAG}:checkpoints  hash: NAMESPACE|CHECKPOINT-ID → checkpoint, metadata, parent (empty beside a stock saver)
     flows:{TAG}:steps        list: the audit trail, oldest first
     flows:{TAG}:writes       hash: pending writes of interrupted runs
+    flows:{TAG}:keys         hash: what names a message → the number of the step that answered it
+    flows:{TAG}:events       stream: what happened while turns ran, for who follows them; expires by itself
+
+Beside the calls, a key for each tenant:
+
+    flows:index:TENANT       sorted set: thread → when it was committed last, milliseconds
 
 Redis' own clock measures leases, so that replicas need not agree on the time. Each script may run twice, because the
 client repeats one whose answer was lost.
@@ -19,49 +26,59 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 BEGIN = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes   ARGV token lease_ms opened incarnation ttl
-local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation')
+-- KEYS call checkpoints steps writes keys   ARGV token lease_ms opened incarnation ttl key
+local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push')
+if had[3] and ARGV[6] ~= '' then
+  local answered = redis.call('HGET', KEYS[5], ARGV[6])
+  if answered then return {2, had[4], had[5], answered} end
+end
 if had[1] and tonumber(had[1]) > now and had[2] ~= ARGV[1] then return {0} end
 local incarnation, left = had[4] or ARGV[4], redis.call('PTTL', KEYS[1])
 redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]),
   'opened', ARGV[3], 'incarnation', incarnation)
 if not had[3] then
-  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4]) -- an evicted call may leave these behind
+  for i = 2, 5 do redis.call('DEL', KEYS[i]) end -- an evicted call may leave these behind
   if ARGV[5] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[5]) end -- a first turn that crashes leaves nothing
-  return {1, incarnation, false, false, {}}
+  return {1, incarnation, had[5], false, false, {}}
 end
 if left >= 0 then redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', now + left)) end
-for i = 1, 4 do redis.call('PERSIST', KEYS[i]) end
-return {1, incarnation, had[3], redis.call('HGET', KEYS[2], '|' .. had[3]), redis.call('HGETALL', KEYS[4])}
+for i = 1, 5 do redis.call('PERSIST', KEYS[i]) end
+return {1, incarnation, had[5], had[3], redis.call('HGET', KEYS[2], '|' .. had[3]), redis.call('HGETALL', KEYS[4])}
 """
 )
 
 COMMIT = """
--- KEYS call checkpoints steps writes
--- ARGV token parent head blob ttl release trail steps...
-local function trail() return ARGV[7] == '1' and redis.call('LRANGE', KEYS[3], 0, -1) or {} end
-if redis.call('HEXISTS', KEYS[2], '|' .. ARGV[3]) == 1 then return {1, trail()} end
-local had = redis.call('HMGET', KEYS[1], 'turn', 'head')
-if had[1] ~= ARGV[1] or (had[2] or '') ~= ARGV[2] then return {0} end
+-- KEYS call checkpoints steps writes keys
+-- ARGV token parent head blob ttl release trail key answered steps...
+local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'push')
+local function committed() return {1, had[3], ARGV[7] == '1' and redis.call('LRANGE', KEYS[3], 0, -1) or {}} end
+if redis.call('HEXISTS', KEYS[2], '|' .. ARGV[3]) == 1 then return committed() end
+if had[1] ~= ARGV[1] or (had[2] or '') ~= ARGV[2] then return {0, (had[1] or had[2]) and 0 or 1} end
 redis.call('HSET', KEYS[2], '|' .. ARGV[3], ARGV[4])
 redis.call('HSET', KEYS[1], 'head', ARGV[3])
 redis.call('HDEL', KEYS[1], 'expires')
-for i = 8, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[5], ARGV[8], ARGV[9]) end
+for i = 10, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
 if ARGV[6] == '1' then
   redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened')
-  if ARGV[5] ~= '0' then for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
+  if ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
 end
-return {1, trail()}
+return committed()
 """
 
 ABANDON = """
--- KEYS call checkpoints steps writes   ARGV token ttl
+-- KEYS call checkpoints steps writes keys   ARGV token ttl key answered
 -- A turn that committed nothing leaves the call the time it had: a stock saver's checkpoint lives no longer.
+-- Answers 2 if there is no call any more, also to a repeated one.
 local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'expires')
-if had[1] ~= ARGV[1] then return 0 end
-if not had[2] then return redis.call('DEL', unpack(KEYS)) end
+if had[1] ~= ARGV[1] then return (had[1] or had[2]) and 0 or 2 end
+if not had[2] then -- its events stay for a while: they may tell a follower why there is no call
+  for i = 1, 5 do redis.call('DEL', KEYS[i]) end
+  return 2
+end
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[5], ARGV[3], ARGV[4]) end
 redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'expires')
-for i = 1, 4 do
+for i = 1, 5 do
   if had[3] then redis.call('PEXPIREAT', KEYS[i], had[3])
   elseif ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
 end
@@ -80,13 +97,39 @@ return 1
 """
 )
 
+RECORD = (
+    _CLOCK
+    + """
+-- KEYS call checkpoints steps writes   ARGV checkpoint
+local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened')
+if not had[1] and not had[3] then return {} end
+local live = had[4] and tonumber(had[4]) > now and 1 or 0
+local told = {had[1], had[2], had[3], live, had[5], {}}
+if had[1] then told[6] = redis.call('LRANGE', KEYS[3], 0, -1) end
+if had[1] and ARGV[1] == '1' then
+  told[7], told[8] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
+end
+return told
+"""
+)
+
 READ = """
--- KEYS call checkpoints steps writes   ARGV namespace checkpoint_id steps
+-- KEYS call checkpoints steps writes   ARGV namespace checkpoint_id
 local head = ARGV[2]
 if head == '' then head = redis.call('HGET', KEYS[1], ARGV[1] == '' and 'head' or 'head|' .. ARGV[1]) end
 if not head then return {} end
-return {head, redis.call('HGET', KEYS[2], ARGV[1] .. '|' .. head), redis.call('HGETALL', KEYS[4]),
-  ARGV[3] == '1' and redis.call('LRANGE', KEYS[3], 0, -1) or {}}
+return {head, redis.call('HGET', KEYS[2], ARGV[1] .. '|' .. head), redis.call('HGETALL', KEYS[4])}
+"""
+
+CHANGE_PUSH = """
+-- KEYS call   ARGV old new   (JSON; empty for none)
+local had = redis.call('HMGET', KEYS[1], 'head', 'turn', 'push')
+if not had[1] and not had[2] then return -1 end
+local now = had[3] or ''
+if now == ARGV[2] then return 1 end
+if now ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('HDEL', KEYS[1], 'push') else redis.call('HSET', KEYS[1], 'push', ARGV[2]) end
+return 1
 """
 
 PUT = """
@@ -102,13 +145,41 @@ return 1
 DELETE = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes   ARGV token
+-- KEYS call checkpoints steps writes keys events   ARGV token
 local had = redis.call('HMGET', KEYS[1], 'lease', 'head', 'turn')
 if had[1] and tonumber(had[1]) > now and had[3] ~= ARGV[1] then return -1 end
 redis.call('DEL', unpack(KEYS))
 return had[2] and 1 or 0
 """
 )
+
+TOUCH = (
+    _CLOCK
+    + """
+-- KEYS index   ARGV thread ttl once
+local score = string.format('%.3f', t[1] * 1000 + t[2] / 1000)
+if ARGV[3] == '1' then redis.call('ZADD', KEYS[1], 'NX', score, ARGV[1])
+else redis.call('ZADD', KEYS[1], score, ARGV[1]) end
+if ARGV[2] ~= '0' then -- who is not named again has expired, a minute for a first turn that lasts included
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', now - (ARGV[2] + 60) * 1000))
+  redis.call('EXPIRE', KEYS[1], ARGV[2] + 60)
+end
+return 1
+"""
+)
+
+PUBLISH = """
+-- KEYS events   ARGV batch most seconds events...
+-- The last entry of a batch names it, so that one whose answer was lost is not told twice.
+for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 2)) do
+  if entry[2][3] == 'batch' and entry[2][4] == ARGV[1] then return 0 end
+end
+for i = 4, #ARGV - 1 do redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'event', ARGV[i]) end
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'event', ARGV[#ARGV], 'batch', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('PUBLISH', KEYS[1], '')
+return 1
+"""
 
 MARK = """
 -- KEYS marker   ARGV kind force

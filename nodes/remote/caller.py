@@ -1,26 +1,49 @@
-"""Reaching an agent: its card, one message, and waiting until its task is done, all within one deadline."""
+"""Reaching an agent: its card, one message, and waiting until its task is done, all within one deadline.
+
+A message is sent once. Whoever follows the turn is told what the agent does: of an agent that streams, as it streams.
+"""
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import aclosing
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypedDict, TypeVar
 
 import httpx
 
-from nodes.ports import AgentRequest, Reply
+from nodes.parts import Unreadable
+from nodes.ports import AgentRequest, Reply, TaskState, Tell
 from nodes.remote import wire
 from nodes.remote.card import Cards, Endpoint
-from nodes.remote.dialect import GET_TASK, SEND, Unreadable, read_sent, read_task, send_params, task_params
-from nodes.remote.errors import BadReply, Disconnected, HttpFailed, RpcFailed, TimedOut, Unreachable
+from nodes.remote.dialect import (
+    AT_WORK,
+    CANCEL_TASK,
+    GET_TASK,
+    LIST_TASKS,
+    SEND,
+    STREAM,
+    Dialect,
+    list_params,
+    read_open_tasks,
+    read_sent,
+    read_task,
+    send_params,
+    task_params,
+)
+from nodes.remote.errors import AgentError, BadReply, Disconnected, HttpFailed, RpcFailed, TimedOut, Unreachable
+from nodes.remote.work import Work
 
 MAX_REPLY_BYTES = 8_000_000
 CARD_TIMEOUT = 5.0
-_OTHER_VERSION = (-32601, -32009)
-"""Method not found, version not supported: the agent speaks another version than its card said."""
-_AT_WORK = ("submitted", "working")
+_UNKNOWN_TASK, _NOT_CANCELABLE, _UNSUPPORTED, _NO_METHOD, _NO_VERSION = -32001, -32002, -32004, -32601, -32009
+_OTHER_VERSION = (_NO_METHOD, _NO_VERSION)
+"""The agent speaks another version than its card said."""
+_DOES_NOT_STREAM = (_NO_METHOD, _UNSUPPORTED)
+_DOES_NOT_CANCEL = (_UNKNOWN_TASK, _NOT_CANCELABLE, _UNSUPPORTED, _NO_METHOD)
 _POLL_FIRST, _POLL_LONGEST = 0.05, 1.0
+
+Read = TypeVar("Read")
 
 
 def open_client(*, connections: int = 1024) -> httpx.AsyncClient:
@@ -73,43 +96,95 @@ class Caller:
         await self._cards.aclose()
         await self._client.aclose()
 
-    async def call(self, request: AgentRequest) -> Reply:
+    async def call(self, request: AgentRequest, tell: Tell | None = None) -> Reply:
         """Send the message and return the agent's final answer, waiting for a task that still works.
 
         Raises:
             AgentError: for everything that can go wrong on the way.
         """
-        work = _Work(request.task_id if request.task_works else None)
+        work = Work(request, tell)
         try:
             async with asyncio.timeout(request.timeout):
                 return await self._call(request, work)
         except TimeoutError as error:
-            message = f"agent {request.agent!r} did not answer within {request.timeout:.3g} s"
-            raise TimedOut(request.agent, message, work.task_id) from error
+            raise _timed_out(request, work.task_id) from error
+        except AgentError as error:
+            if work.task_id is not None:
+                error.acted = None  # whatever it refuses now, it has begun to act
+            raise
 
-    async def _call(self, request: AgentRequest, work: "_Work") -> Reply:
+    async def cancel(self, request: AgentRequest) -> TaskState | None:
+        """Cancel the task that `request` names, or else all that the agent has open in the request's context.
+
+        Only agents that speak 1.0 can be asked what they have open. Returns the state in which the agent left its
+        task; None if there was none to cancel, or the agent does not do that.
+
+        Raises:
+            AgentError: for everything else that can go wrong on the way.
+        """
+        try:
+            async with asyncio.timeout(request.timeout):
+                endpoint = await self._cards.endpoint(request.agent, request.url)
+                tasks = [request.task_id] if request.task_id else await self._open_tasks(request, endpoint)
+                states = [await self._canceled(request, endpoint, task_id) for task_id in tasks]
+        except TimeoutError as error:
+            raise _timed_out(request) from error
+        return next((state for state in states if state is not None), None)
+
+    async def _call(self, request: AgentRequest, work: Work) -> Reply:
         endpoint = await self._cards.endpoint(request.agent, request.url)
         if work.task_id is not None:
             return await self._settled(request, endpoint, work)
         try:
-            reply = await self._send(request, endpoint)
+            return await self._answered(request, endpoint, work)
         except RpcFailed as error:
-            if error.code not in _OTHER_VERSION:
+            if error.code not in _OTHER_VERSION or work.task_id is not None:
                 raise
             known, endpoint = endpoint, await self._cards.endpoint_again(request.agent, request.url)
             if endpoint == known:
                 raise
-            reply = await self._send(request, endpoint)  # the agent was replaced, and the first message not read
-        if reply.task_state not in _AT_WORK:
-            return reply
-        work.task_id = reply.task_id
-        return await self._settled(request, endpoint, work)
+            return await self._answered(request, endpoint, work)  # it was replaced, and the first message not read
 
-    async def _send(self, request: AgentRequest, endpoint: Endpoint) -> Reply:
-        result = await self._rpc(request, endpoint, SEND[endpoint.dialect], send_params(request, endpoint.dialect))
-        return _read(request, read_sent, result, endpoint.dialect)
+    async def _answered(self, request: AgentRequest, endpoint: Endpoint, work: Work) -> Reply:
+        reply = None
+        if request.streams and endpoint.streams:
+            try:
+                reply = await self._streamed(request, endpoint, work)
+            except RpcFailed as error:
+                if error.code not in _DOES_NOT_STREAM or work.task_id is not None:
+                    raise
+        if reply is None and work.task_id is None:
+            reply = await self._sent(request, endpoint, work)
+        return reply or await self._settled(request, endpoint, work)
 
-    async def _settled(self, request: AgentRequest, endpoint: Endpoint, work: "_Work") -> Reply:
+    async def _streamed(self, request: AgentRequest, endpoint: Endpoint, work: Work) -> Reply | None:
+        """Follow what the agent streams; None if that ends while its task is at work."""
+        method, params = STREAM[endpoint.dialect], send_params(request, endpoint.dialect)
+        try:
+            async with aclosing(wire.stream(self._client, **self._to(request, endpoint, method, params))) as events:
+                async for event in events:
+                    if reply := _read(request, work.hear, event, endpoint.dialect):
+                        return reply
+        except Disconnected:
+            if work.task_id is None:
+                raise
+        if work.task_id is None:
+            raise BadReply(request.agent, "its stream ended without an answer")
+        return None
+
+    async def _sent(self, request: AgentRequest, endpoint: Endpoint, work: Work) -> Reply | None:
+        """Send the message; None if the agent's task is at work.
+
+        A turn that may be canceled needs to know the task early, unless it continues one: an agent that does not
+        wait might answer with that task as it was before.
+        """
+        waits = not request.streams or request.task_id is not None
+        params = send_params(request, endpoint.dialect, waits=waits)
+        result = await self._rpc(request, endpoint, SEND[endpoint.dialect], params)
+        reply = _read(request, read_sent, result, endpoint.dialect)
+        return _read(request, work.hear, result, endpoint.dialect) if reply.task_state in AT_WORK else reply
+
+    async def _settled(self, request: AgentRequest, endpoint: Endpoint, work: Work) -> Reply:
         """Ask after the task until it is no longer at work."""
         pause = _POLL_FIRST
         while True:
@@ -122,33 +197,62 @@ class Caller:
                 if not error.retryable:
                     raise
                 continue  # asking changes nothing, so it may be asked again until the time is up
-            reply = _read(request, read_task, result)
-            if reply.task_id != work.task_id:
-                raise BadReply(request.agent, "it tells of another task than the one asked after")
-            if reply.task_state not in _AT_WORK:
+            if reply := _read(request, work.hear_task, result):
                 return reply
 
-    async def _rpc(self, request: AgentRequest, endpoint: Endpoint, method: str, params: dict[str, object]) -> object:
-        return await wire.send(
-            self._client,
-            agent=request.agent,
-            url=endpoint.url,
-            dialect=endpoint.dialect,
-            method=method,
-            params=params,
-            max_bytes=self._max_reply_bytes,
-            traceparent=request.traceparent,
-        )
+    async def _open_tasks(self, request: AgentRequest, endpoint: Endpoint) -> list[str]:
+        if endpoint.dialect != "1.0":
+            return []
+        listed = await self._unless_refused(request, endpoint, LIST_TASKS, list_params(request.context_id))
+        return _read(request, read_open_tasks, listed, request.context_id) if listed is not None else []
+
+    async def _canceled(self, request: AgentRequest, endpoint: Endpoint, task_id: str) -> TaskState | None:
+        task = await self._unless_refused(request, endpoint, CANCEL_TASK[endpoint.dialect], {"id": task_id})
+        return _read(request, read_task, task).task_state if task is not None else None
+
+    async def _unless_refused(
+        self, request: AgentRequest, endpoint: Endpoint, method: str, params: dict[str, Any]
+    ) -> object | None:
+        try:
+            return await self._rpc(request, endpoint, method, params)
+        except RpcFailed as error:
+            if error.code not in _DOES_NOT_CANCEL:
+                raise
+            return None
+
+    async def _rpc(self, request: AgentRequest, endpoint: Endpoint, method: str, params: dict[str, Any]) -> object:
+        return await wire.send(self._client, **self._to(request, endpoint, method, params))
+
+    def _to(self, request: AgentRequest, endpoint: Endpoint, method: str, params: dict[str, Any]) -> "_Addressed":
+        return {
+            "agent": request.agent,
+            "url": endpoint.url,
+            "dialect": endpoint.dialect,
+            "method": method,
+            "params": params,
+            "max_bytes": self._max_reply_bytes,
+            "traceparent": request.traceparent,
+        }
 
 
-@dataclass(slots=True)
-class _Work:
-    """The agent's task while it is at work, known even if the time runs out."""
+class _Addressed(TypedDict):
+    """What `wire` needs to know of one request."""
 
-    task_id: str | None
+    agent: str
+    url: str
+    dialect: Dialect
+    method: str
+    params: dict[str, Any]
+    max_bytes: int
+    traceparent: str | None
 
 
-def _read(request: AgentRequest, read: Callable[..., Reply], *document: object) -> Reply:
+def _timed_out(request: AgentRequest, task_id: str | None = None) -> TimedOut:
+    message = f"agent {request.agent!r} did not answer within {request.timeout:.3g} s"
+    return TimedOut(request.agent, message, task_id)
+
+
+def _read(request: AgentRequest, read: Callable[..., Read], *document: object) -> Read:
     try:
         return read(*document)
     except Unreadable as error:

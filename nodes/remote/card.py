@@ -25,10 +25,11 @@ _KEEP_MISSING_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where and how an agent is spoken to."""
+    """Where and how an agent is spoken to, and whether it can stream."""
 
     url: str
     dialect: Dialect
+    streams: bool = False
 
 
 class Cards:
@@ -110,10 +111,12 @@ def read_endpoint(card: Mapping[str, Any], url: str) -> Endpoint | None:
     from google.protobuf.json_format import ParseError
 
     try:
-        interfaces = parse_agent_card(orjson.loads(orjson.dumps(card))).supported_interfaces
+        parsed = parse_agent_card(orjson.loads(orjson.dumps(card)))
         offered = [
-            Endpoint(_at_host(interface.url, url), _dialect(interface.protocol_version))
-            for interface in interfaces
+            Endpoint(
+                _at_host(interface.url, url), _dialect(interface.protocol_version), parsed.capabilities.streaming
+            )
+            for interface in parsed.supported_interfaces
             if interface.protocol_binding.upper() == "JSONRPC"
         ]
     except (ParseError, ValueError, TypeError, RecursionError):  # the last two: nested too deeply

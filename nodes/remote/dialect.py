@@ -4,30 +4,41 @@ A2A 0.3: `message/send`, parts with `kind`, states like `completed`.
 A2A 1.0: `SendMessage`, parts without `kind`, states like `TASK_STATE_COMPLETED`, header `A2A-Version: 1.0`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-import orjson
-
-from nodes.ports import AgentRequest, FilePart, Reply, TaskState
+from nodes.parts import WRAPPED, Unreadable, as_list, as_object, fold
+from nodes.ports import AgentRequest, Part, Reply, TaskState
 
 Dialect = Literal["0.3", "1.0"]
+Happening = Literal["task", "message", "status", "artifact"]
 Json = dict[str, Any]
 
 VERSION_HEADER = "A2A-Version"
 SEND: dict[Dialect, str] = {"0.3": "message/send", "1.0": "SendMessage"}
+STREAM: dict[Dialect, str] = {"0.3": "message/stream", "1.0": "SendStreamingMessage"}
 GET_TASK: dict[Dialect, str] = {"0.3": "tasks/get", "1.0": "GetTask"}
+CANCEL_TASK: dict[Dialect, str] = {"0.3": "tasks/cancel", "1.0": "CancelTask"}
+LIST_TASKS = "ListTasks"
+"""Only 1.0 has it."""
+
+AT_WORK: tuple[TaskState, ...] = ("submitted", "working")
+WAITS: tuple[TaskState, ...] = ("input-required", "auth-required")
 
 _ID_LENGTH = 1000
 _STATES: frozenset[str] = frozenset(get_args(TaskState))
+_NAMED: dict[str, Happening] = {
+    "task": "task",
+    "message": "message",
+    "statusUpdate": "status",
+    "status-update": "status",
+    "artifactUpdate": "artifact",
+    "artifact-update": "artifact",
+}
 
 
-class Unreadable(ValueError):
-    """A document that is not what its dialect says it should be."""
-
-
-def send_params(request: AgentRequest, dialect: Dialect) -> Json:
-    """Return the parameters of the call that sends `request` and waits for its outcome."""
+def send_params(request: AgentRequest, dialect: Dialect, *, waits: bool = True) -> Json:
+    """Return the parameters of the call that sends `request`, and waits for its outcome or not."""
     message: Json = {
         "messageId": request.message_id,
         "contextId": request.context_id,
@@ -35,16 +46,22 @@ def send_params(request: AgentRequest, dialect: Dialect) -> Json:
     }
     if request.task_id:
         message["taskId"] = request.task_id
+    parts = request.parts or ({"text": request.text},)
     if dialect == "1.0":
-        message |= {"role": "ROLE_USER", "parts": [{"text": request.text}]}
-        return {"message": message, "configuration": {"returnImmediately": False}}
-    message |= {"kind": "message", "role": "user", "parts": [{"kind": "text", "text": request.text}]}
-    return {"message": message, "configuration": {"blocking": True}}
+        message |= {"role": "ROLE_USER", "parts": list(parts)}
+        return {"message": message, "configuration": {"returnImmediately": not waits}}
+    message |= {"kind": "message", "role": "user", "parts": [_part_of_0_3(part) for part in parts]}
+    return {"message": message, "configuration": {"blocking": waits}}
 
 
 def task_params(task_id: str) -> Json:
     """Return the parameters of the call that asks for a task."""
     return {"id": task_id, "historyLength": 0}
+
+
+def list_params(context_id: str) -> Json:
+    """Return the parameters of the call that lists the tasks of a context, those that moved last."""
+    return {"contextId": context_id, "pageSize": 100, "historyLength": 0, "includeArtifacts": False}
 
 
 def read_sent(result: Any, dialect: Dialect) -> Reply:
@@ -53,16 +70,27 @@ def read_sent(result: Any, dialect: Dialect) -> Reply:
     Raises:
         Unreadable: if it is neither.
     """
-    document = _object(result, "the result")
-    if dialect == "1.0":
-        if "task" in document:
-            return read_task(document["task"])
-        if "message" in document:
-            return _read_message(_object(document["message"], "the message"))
-    elif document.get("kind") == "task" or "status" in document:
+    happened, document = read_event(result, dialect)
+    if happened == "task":
         return read_task(document)
-    elif document.get("kind") == "message" or "parts" in document:
-        return _read_message(document)
+    if happened == "message":
+        return read_message(document)
+    raise Unreadable("the result is neither a message nor a task")
+
+
+def read_event(result: Any, dialect: Dialect) -> tuple[Happening, Json]:
+    """Tell what an event of a stream is, and return the document in it.
+
+    Raises:
+        Unreadable: if it is nothing we know.
+    """
+    event = as_object(result, "the result")
+    if dialect == "1.0":
+        for name, happened in _NAMED.items():
+            if name in event:
+                return happened, as_object(event[name], f"the {happened}")
+    elif happening := _NAMED.get(str(event.get("kind"))) or _guessed(event):
+        return happening, event
     raise Unreadable("the result is neither a message nor a task")
 
 
@@ -72,80 +100,87 @@ def read_task(result: Any) -> Reply:
     Raises:
         Unreadable: if it has no id or no state we know.
     """
-    task = _object(result, "the task")
-    status = _object(task.get("status"), "the task's status")
-    parts = [part for artifact in _list(task.get("artifacts")) for part in _parts(artifact)]
-    parts += _parts(status["message"]) if status.get("message") else []
-    if not isinstance(task.get("id"), str) or not 0 < len(task["id"]) <= _ID_LENGTH:
-        raise Unreadable("the task has no id, or one too long to keep")
-    return _reply(parts, _state(status.get("state")), task["id"], task.get("contextId"))
+    task = as_object(result, "the task")
+    status = as_object(task.get("status"), "the task's status")
+    artifacts, said = as_list(task.get("artifacts")), status.get("message") or None
+    return _reply(artifacts, said, read_state(status), read_task_id(task.get("id")), task.get("contextId"))
 
 
-def _read_message(message: Json) -> Reply:
-    return _reply(_parts(message), None, None, message.get("contextId"))
+def read_message(message: Json) -> Reply:
+    """Read a bare message.
+
+    Raises:
+        Unreadable: if its parts cannot be read.
+    """
+    return _reply([], message, None, None, message.get("contextId"))
 
 
-def _reply(parts: Iterable[Json], state: TaskState | None, task_id: str | None, context_id: Any) -> Reply:
-    texts: list[str] = []
-    data: list[Any] = []
-    files: list[FilePart] = []
-    for part in parts:
-        _sort_part(part, texts, data, files)
-    context = context_id if isinstance(context_id, str) and 0 < len(context_id) <= _ID_LENGTH else None
-    return Reply("\n".join(texts), tuple(data), tuple(files), state, task_id, context)
+def read_state(status: Json) -> TaskState:
+    """Return the state that a task's status names.
 
-
-def _sort_part(part: Json, texts: list[str], data: list[Any], files: list[FilePart]) -> None:
-    if isinstance(part.get("text"), str):
-        if part["text"]:
-            texts.append(part["text"])
-    elif "file" in part:
-        file = _object(part["file"], "a file part")
-        files.append(_file(file.get("name"), file.get("mimeType"), file.get("bytes"), file.get("uri")))
-    elif "raw" in part or "url" in part:
-        files.append(_file(part.get("filename"), part.get("mediaType"), part.get("raw"), part.get("url")))
-    elif "data" in part:
-        data.append(_keepable(part["data"]))
-    else:
-        data.append(_keepable(part))  # a kind of part that neither version knows is kept, never dropped
-
-
-def _keepable(data: Any) -> Any:
-    """Return the data if it can be kept and passed on, some levels deeper than it came."""
-    try:
-        orjson.dumps([[[[[[[[[[[[data]]]]]]]]]]]])
-    except TypeError as error:
-        raise Unreadable("its data is nested too deeply") from error
-    return data
-
-
-def _file(name: Any, media_type: Any, content: Any, url: Any) -> FilePart:
-    for value in (name, media_type, content, url):
-        if value is not None and not isinstance(value, str):
-            raise Unreadable("a file part has a field that is not text")
-    return FilePart(name or None, media_type or None, content, url or None)
-
-
-def _state(value: Any) -> TaskState:
+    Raises:
+        Unreadable: if neither version knows it.
+    """
+    value = status.get("state")
     state = str(value).removeprefix("TASK_STATE_").replace("_", "-").lower()
     if state not in _STATES:
         raise Unreadable(f"{value!r} is not a task state")
     return state  # type: ignore[return-value]
 
 
-def _parts(holder: Any) -> list[Json]:
-    return [_object(part, "a part") for part in _list(_object(holder, "a message or artifact").get("parts"))]
+def read_task_id(value: Any) -> str:
+    """Return a task's id.
 
-
-def _list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise Unreadable("a list was expected")
+    Raises:
+        Unreadable: if it is none that we could keep.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= _ID_LENGTH:
+        raise Unreadable("the task has no id, or one too long to keep")
     return value
 
 
-def _object(value: Any, what: str) -> Json:
-    if not isinstance(value, dict):
-        raise Unreadable(f"{what} is not an object")
-    return value
+def read_open_tasks(result: Any, context_id: str) -> list[str]:
+    """Return the ids of those listed tasks that belong to the context and are not at their end.
+
+    Raises:
+        Unreadable: if it is not a list of tasks.
+    """
+    tasks = [as_object(task, "a task") for task in as_list(as_object(result, "the result").get("tasks"))]
+    # An agent may ignore the filter, and the tasks of other contexts are not ours to cancel.
+    ours = [task for task in tasks if task.get("contextId") == context_id]
+    states = [read_state(as_object(task.get("status"), "the task's status")) for task in ours]
+    return [
+        read_task_id(task.get("id")) for task, state in zip(ours, states, strict=True) if state in AT_WORK + WAITS
+    ]
+
+
+def _reply(artifacts: list[Any], message: Any, state: TaskState | None, task_id: str | None, context: Any) -> Reply:
+    folded = fold(artifacts, message)
+    context_id = context if isinstance(context, str) and 0 < len(context) <= _ID_LENGTH else None
+    return Reply(folded.text, folded.data, folded.files, state, task_id, context_id, folded.layout)
+
+
+def _guessed(event: Json) -> Happening | None:
+    """Tell what an event of 0.3 without a kind is."""
+    if "artifact" in event:
+        return "artifact"
+    if "status" in event:
+        return "status" if "taskId" in event else "task"
+    return "message" if "parts" in event else None
+
+
+def _part_of_0_3(part: Part) -> Json:
+    extras = {"metadata": part["metadata"]} if "metadata" in part else {}
+    if "text" in part:
+        return {"kind": "text", "text": part["text"], **extras}
+    if "raw" in part or "url" in part:
+        named = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}
+        return {"kind": "file", "file": {key: part[ours] for key, ours in named.items() if ours in part}, **extras}
+    return {"kind": "data", **_data_of_0_3(part.get("data", part), extras)}
+
+
+def _data_of_0_3(data: Any, extras: Mapping[str, Any]) -> Json:
+    """Return the data as 0.3 takes it, which knows only objects."""
+    if isinstance(data, dict):
+        return {"data": data, **extras}
+    return {"data": {"value": data}, "metadata": {**extras.get("metadata", {}), WRAPPED: True}}

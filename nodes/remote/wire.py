@@ -1,17 +1,19 @@
 """One JSON-RPC request over HTTP: sent, bounded in bytes, checked, and every failure put into our error tree.
 
-The caller of `send` bounds it in time; HTTP has no timeouts of its own here, so that there is one clock.
+Whoever calls `send` or `stream` bounds it in time; HTTP has no timeouts of its own here, so that there is one clock.
 """
 
 import base64
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import orjson
 
+from nodes.remote import sse
 from nodes.remote.dialect import VERSION_HEADER, Dialect
 from nodes.remote.errors import (
     AgentError,
@@ -25,7 +27,9 @@ from nodes.remote.errors import (
 )
 
 _HEADERS = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
+_EVENTS = "text/event-stream"
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_COMPRESSED = ("gzip", "x-gzip", "deflate")
 
 
 async def send(
@@ -44,18 +48,39 @@ async def send(
     Raises:
         AgentError: for every way in which that can fail.
     """
-    request_id = uuid.uuid4().hex
-    headers = dict(_HEADERS)
-    if dialect == "1.0":
-        headers[VERSION_HEADER] = dialect
-    if traceparent:
-        headers["traceparent"] = traceparent
-    try:
-        body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
-    except TypeError as error:
-        raise Unsendable(agent, str(error)) from error
+    request_id, headers, body = _written(agent, dialect, method, params, traceparent)
     status, content = await exchange(client, agent, "POST", url, headers, body, max_bytes)
     return _result(agent, request_id, status, content)
+
+
+async def stream(
+    client: httpx.AsyncClient,
+    *,
+    agent: str,
+    url: str,
+    dialect: Dialect,
+    method: str,
+    params: Mapping[str, Any],
+    max_bytes: int,
+    traceparent: str | None = None,
+) -> AsyncGenerator[Any, None]:
+    """Call `method` at `url` and yield each JSON-RPC result of the stream as it comes, or the one of a plain answer.
+
+    Close it, or the connection stays open. A stream that just ends is not an error here.
+
+    Raises:
+        AgentError: for every way in which that can fail; all events together may have `max_bytes`.
+    """
+    request_id, headers, body = _written(agent, dialect, method, params, traceparent)
+    headers["accept"] = _EVENTS
+    async with _answer(client, agent, "POST", url, headers, body) as response:
+        if response.status_code == 200 and _kind(response) == _EVENTS:
+            events = sse.Events()
+            async for piece in _pieces(agent, response, max_bytes):
+                for data in events.feed(piece):
+                    yield _result(agent, request_id, 200, data)
+        else:
+            yield _result(agent, request_id, response.status_code, await _read(agent, response, max_bytes))
 
 
 async def exchange(
@@ -72,35 +97,52 @@ async def exchange(
     Raises:
         AgentError: if the connection fails or the body is longer than `max_bytes`.
     """
-    status, location, content = await _once(client, agent, method, url, headers, body, max_bytes)
-    if status in (307, 308) and location and (moved := _same_host(url, location)):
-        status, _, content = await _once(client, agent, method, moved, headers, body, max_bytes)
-    return status, content
+    async with _answer(client, agent, method, url, headers, body) as response:
+        return response.status_code, await _read(agent, response, max_bytes)
 
 
-async def _once(
-    client: httpx.AsyncClient,
-    agent: str,
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    max_bytes: int,
-) -> tuple[int, str | None, bytes]:
+@asynccontextmanager
+async def _answer(
+    client: httpx.AsyncClient, agent: str, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+) -> AsyncIterator[httpx.Response]:
+    """Open the response to one HTTP request, following one redirect on the same host; its body is not read."""
     try:
-        address, fields = _addressed(url, headers)
-        request = _built(client, agent, method, address, fields, body)
-        response = await client.send(request, stream=True, follow_redirects=False)
+        response = await _once(client, agent, method, url, headers, body)
         try:
-            return (
-                response.status_code,
-                response.headers.get("location"),
-                await _read(agent, response, max_bytes),
-            )
+            location = response.headers.get("location")
+            if response.status_code in (307, 308) and location and (moved := _same_host(url, location)):
+                await response.aclose()
+                response = await _once(client, agent, method, moved, headers, body)
+            yield response
         finally:
             await response.aclose()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _translated(agent, error) from error
+
+
+async def _once(
+    client: httpx.AsyncClient, agent: str, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+) -> httpx.Response:
+    address, fields = _addressed(url, headers)
+    request = _built(client, agent, method, address, fields, body)
+    return await client.send(request, stream=True, follow_redirects=False)
+
+
+def _written(
+    agent: str, dialect: Dialect, method: str, params: Mapping[str, Any], traceparent: str | None
+) -> tuple[str, dict[str, str], bytes]:
+    """Return the id, the headers and the body of a JSON-RPC request."""
+    request_id = uuid.uuid4().hex
+    headers = dict(_HEADERS)
+    if dialect == "1.0":
+        headers[VERSION_HEADER] = dialect
+    if traceparent:
+        headers["traceparent"] = traceparent
+    try:
+        body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+    except TypeError as error:
+        raise Unsendable(agent, str(error)) from error
+    return request_id, headers, body
 
 
 def _addressed(url: str, headers: Mapping[str, str]) -> tuple[httpx.URL, dict[str, str]]:
@@ -135,7 +177,7 @@ def _decoded(agent: str, encoding: str, content: bytes, max_bytes: int) -> bytes
 
     httpx would do it without a bound: 64 kB of zstd can hold gigabytes.
     """
-    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
+    if encoding.lower() not in _COMPRESSED:
         return content
     try:
         plain = zlib.decompressobj(_GZIP_OR_ZLIB).decompress(content, max_bytes + 1)
@@ -144,6 +186,26 @@ def _decoded(agent: str, encoding: str, content: bytes, max_bytes: int) -> bytes
     if len(plain) > max_bytes:
         raise ReplyTooLarge(agent, max_bytes)
     return plain
+
+
+async def _pieces(agent: str, response: httpx.Response, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes, decompressed like a whole one."""
+    encoding = response.headers.get("content-encoding", "").lower()
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB) if encoding in _COMPRESSED else None
+    left = max_bytes
+    async for chunk in response.aiter_raw():
+        try:
+            plain = inflater.decompress(chunk, left + 1) if inflater else chunk
+        except zlib.error as error:
+            raise BadReply(agent, "its stream cannot be decompressed") from error
+        left -= len(plain)
+        if left < 0:
+            raise ReplyTooLarge(agent, max_bytes)
+        yield plain
+
+
+def _kind(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
 def _translated(agent: str, error: Exception) -> AgentError:

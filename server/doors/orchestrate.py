@@ -9,7 +9,7 @@ from server.doors.documents import OrchestrateRequest, OrchestrateResponse
 from server.doors.reading import read_document
 from server.problems import responses
 from server.runtime import Runtime
-from server.turns import TurnRequest
+from server.turn import TurnRequest
 
 router = APIRouter(tags=["calls"])
 

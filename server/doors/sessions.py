@@ -113,7 +113,7 @@ def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
 
 async def _record(runtime: Runtime, call_identify_id: str) -> CallRecord:
     record = await runtime.store.calls.read(_thread(runtime, call_identify_id))
-    if record is None:
+    if record is None or not record.state:  # of a first turn that is still open there is nothing to tell yet
         raise _not_found(call_identify_id)
     return record
 

@@ -1,0 +1,306 @@
+"""`python -m bench.a2a`: the service by A2A beside a bare `a2a-sdk` server, in one run; writes A2A.md.
+
+Both are sent the same messages, and every answer is checked. Then 1,000 tasks are parked in each, and each is
+subscribed to.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+
+from bench import a2a_load, load
+from bench.a2a_load import Expected, is_call, is_echo, sender_to
+from bench.contestants import running_agent, running_service
+from bench.load import Speed, TurnError, drive
+from bench.processes import Running, StartError, free_port, http_answers, running, running_redis
+from bench.report import table
+
+PAGE = Path(__file__).with_name("A2A.md")
+PACKAGES = ("a2a-sdk", "protobuf", "starlette", "uvicorn", "uvloop", "redis", "langgraph")
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+OURS, ECHO, HTTP = "SendMessage", "a2a-sdk echo", "POST /orchestrate"
+NAMES = (OURS, ECHO, HTTP)
+EXPECTED: dict[str, Expected] = {OURS: is_call, ECHO: is_echo}
+
+WARM_CALLS, IN_FLIGHT = 200, 8
+SETTLE_SECONDS = 2.0
+SET_UP_NOTE = f"""\
+`{OURS}` is the service (`flows serve`, store `core`) driven by A2A 1.0 through whole five-turn calls of the call
+flow, one context each; `{HTTP}` is the same process driven through its HTTP door. `{ECHO}` is
+[bench/a2a_echo.py](a2a_echo.py): the SDK's default handler with its store in memory, sent the same messages; it has
+no flow, keeps nothing outside its process and calls no agent. OpenTelemetry is switched off in both. Load, agent,
+Redis and both servers share the machine's cores. No answer of this run was wrong: a run with one prints no figures."""
+SPEED_NOTE = f"""\
+Medians of {{rounds}} rounds; contestants take turns within a round. × is the ratio to `{ECHO}`: more is better for
+messages/s, less for the others. CPU is the server's own, without Redis, agent and load; busy is the share of one core
+that this makes. Answers grow with the call, since a task holds its history: those of `{OURS}` are
+{{ours_bytes:,.0f}} bytes on average, those of `{ECHO}` {{echo_bytes:,.0f}}."""
+MEMORY_NOTE = """\
+Fresh processes, after {warm} calls to warm up. A parked call is one that was sent its first message and waits for the
+next (`input-required`); then each is subscribed to (`SubscribeToTask`) over a connection of its own, left idle for
+{idle:g} s, and the streams are closed again. Resident MB of the server; connections are what Redis lists, without
+ours; CPU and Redis commands are those of the idle time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to measure: `calls` per round for each number in flight, and seconds of idle streams."""
+
+    rounds: int
+    calls: dict[int, int]
+    parked: int
+    idle_seconds: float
+
+
+FULL = Plan(rounds=5, calls={1: 100, 8: 200, 32: 320}, parked=1000, idle_seconds=20)
+QUICK = Plan(rounds=2, calls={1: 30, 8: 60, 32: 96}, parked=1000, idle_seconds=6)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A server, and its Redis if it has one, at one instant."""
+
+    resident_bytes: int
+    cpu_seconds: float
+    redis_bytes: int = 0
+    redis_connections: int = 0
+    redis_commands: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Readings in the order in which they were taken; the last but one follows the third by the idle time."""
+
+    before: Reading
+    parked: Reading
+    streaming: Reading
+    idle: Reading
+    closed: Reading
+
+
+@dataclass(slots=True)
+class Results:
+    """The figures of one run."""
+
+    plan: Plan
+    rounds: dict[tuple[str, int], list[Speed]] = field(default_factory=dict)
+    answer_bytes: dict[str, float] = field(default_factory=dict)
+    parked: dict[str, Parked] = field(default_factory=dict)
+
+    def speed(self, name: str, in_flight: int) -> Speed:
+        """The median round, figure by figure."""
+        seen = self.rounds[name, in_flight]
+        return Speed(*(median(getattr(speed, figure.name) for speed in seen) for figure in fields(Speed)))
+
+
+@asynccontextmanager
+async def running_echo() -> AsyncIterator[Running]:
+    """The bare `a2a-sdk` server."""
+    port = free_port()
+    env = os.environ | {"PORT": str(port), "OTEL_INSTRUMENTATION_A2A_SDK_ENABLED": "false"}
+    async with running(ECHO, [sys.executable, "-m", "bench.a2a_echo"], env, port, http_answers) as echo:
+        yield echo
+
+
+async def run(plan: Plan) -> Results:
+    """Every measurement of the plan."""
+    if task := asyncio.current_task():  # SIGTERM by default would leave the processes we started behind
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    results = Results(plan)
+    async with running_agent() as agent:
+        async with AsyncExitStack() as stack:
+            redis = await stack.enter_async_context(running_redis())
+            service = await stack.enter_async_context(running_service("core", agent, redis.port))
+            echo = await stack.enter_async_context(running_echo())
+            servers = {OURS: service, ECHO: echo, HTTP: service}
+            for number in range(plan.rounds):
+                _say(f"round {number + 1} of {plan.rounds}")
+                await _round(results, servers, number % len(NAMES))
+        _say("parked calls")
+        async with running_redis() as redis, running_service("core", agent, redis.port) as service:
+            results.parked["the service"] = await _park(service, is_call, plan, redis.port)
+        async with running_echo() as echo:
+            results.parked[ECHO] = await _park(echo, is_echo, plan, None)
+    return results
+
+
+async def _round(results: Results, servers: dict[str, Running], first: int) -> None:
+    for in_flight, calls in results.plan.calls.items():
+        for name in NAMES[first:] + NAMES[:first]:
+            speed = await _measure(results, name, servers[name], in_flight, calls)
+            results.rounds.setdefault((name, in_flight), []).append(speed)
+
+
+async def _measure(results: Results, name: str, server: Running, in_flight: int, calls: int) -> Speed:
+    if name == HTTP:
+        return await load.measure(server, in_flight, calls)
+    speed, results.answer_bytes[name] = await a2a_load.measure(server, EXPECTED[name], in_flight, calls)
+    return speed
+
+
+async def _park(server: Running, expected: Expected, plan: Plan, redis_port: int | None) -> Parked:
+    """Park calls, subscribe to each, leave the streams idle, close them; read the server after each."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Redis(port=redis_port)) if redis_port else None
+        sender = await stack.enter_async_context(sender_to(server, expected))
+        await drive(sender, IN_FLIGHT, WARM_CALLS)
+        before = await _read(server, store)
+        tasks = await _each(range(plan.parked), lambda _: sender.park())
+        parked = await _read(server, store)
+        streams = await _each(tasks, sender.subscribe)
+        streaming = await _read(server, store)
+        await asyncio.sleep(plan.idle_seconds)
+        idle = await _read(server, store, settle=0)
+        for stream in streams:
+            stream.close()
+        return Parked(before, parked, streaming, idle, await _read(server, store))
+
+
+async def _each(items: Iterable[Item], do: Callable[[Item], Awaitable[Done]]) -> list[Done]:
+    done: list[Done] = []
+    left = iter(items)
+
+    async def one_line() -> None:
+        for item in left:
+            done.append(await do(item))  # noqa: PERF401  (the lines share the iterator)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(IN_FLIGHT):
+            group.create_task(one_line())
+    return done
+
+
+async def _read(server: Running, store: Redis | None, settle: float = SETTLE_SECONDS) -> Reading:
+    await asyncio.sleep(settle)
+    mine = server.resident_bytes(), server.cpu_seconds()
+    if store is None:
+        return Reading(*mine)
+    info: dict[str, Any] = await store.info()
+    others = len(await store.client_list()) - 1
+    return Reading(*mine, info["used_memory"], others, info["total_commands_processed"])
+
+
+def page(results: Results, command: str, seconds: float) -> str:
+    """The whole page."""
+    plan, sent = results.plan, results.answer_bytes
+    parts = [
+        "# What the bench saw of A2A",
+        _made_by(command, seconds),
+        SET_UP_NOTE,
+        "## SendMessage on the call flow",
+        SPEED_NOTE.format(rounds=plan.rounds, ours_bytes=sent[OURS], echo_bytes=sent[ECHO]),
+        _speed_table(results),
+        f"## {plan.parked:,} parked calls",
+        MEMORY_NOTE.format(warm=WARM_CALLS, idle=plan.idle_seconds),
+        _parked_table(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _made_by(command: str, seconds: float) -> str:
+    averages = ", ".join(f"{average:.2f}" for average in os.getloadavg())
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"- made by `{command}` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, in {seconds:.0f} s\n"
+        f"- machine: {os.cpu_count()} cores, {platform.system()} {platform.release()}; load average {averages}\n"
+        f"- Python {platform.python_version()}; {packages}"
+    )
+
+
+def _speed_table(results: Results) -> str:
+    head = ("", "in flight", "messages/s", "×", "range", "p50 ms", "×", "p99 ms", "×", "CPU ms/message", "×", "busy")
+    rows = [_speed_row(results, name, number) for number in results.plan.calls for name in NAMES]
+    return table(head, rows)
+
+
+def _speed_row(results: Results, name: str, in_flight: int) -> list[str]:
+    ours, theirs = results.speed(name, in_flight), results.speed(ECHO, in_flight)
+    rates = [speed.turns_per_second for speed in results.rounds[name, in_flight]]
+    cells = [name, str(in_flight), f"{ours.turns_per_second:.0f}"]
+    cells += [f"{ours.turns_per_second / theirs.turns_per_second:.2f}", f"{min(rates):.0f}–{max(rates):.0f}"]
+    cells += [f"{ours.p50_ms:.1f}", f"{ours.p50_ms / theirs.p50_ms:.2f}"]
+    cells += [f"{ours.p99_ms:.1f}", f"{ours.p99_ms / theirs.p99_ms:.2f}"]
+    cells += [f"{ours.cpu_ms:.2f}", f"{ours.cpu_ms / theirs.cpu_ms:.2f}"]
+    return [*cells, f"{ours.cpu_ms * ours.turns_per_second / 10:.0f} %"]
+
+
+def _parked_table(results: Results) -> str:
+    plan = results.plan
+    columns = [_parked_column(parked, plan) for parked in results.parked.values()]
+    return table(("", *results.parked), [(what, *(column[what] for column in columns)) for what in columns[0]])
+
+
+def _parked_column(seen: Parked, plan: Plan) -> dict[str, str]:
+    def resident(reading: Reading) -> str:
+        return f"{reading.resident_bytes / 1e6:.1f}"
+
+    def connections(reading: Reading) -> str:
+        return str(reading.redis_connections) if reading.redis_bytes else "—"
+
+    def in_redis(figure: float) -> str:
+        return f"{figure:,.0f}" if seen.before.redis_bytes else "—"
+
+    parked, idle = plan.parked, plan.idle_seconds
+    return {
+        "MB before": resident(seen.before),
+        f"MB with {parked:,} parked": resident(seen.parked),
+        "bytes per parked call": f"{(seen.parked.resident_bytes - seen.before.resident_bytes) / parked:,.0f}",
+        "bytes in Redis per parked call": in_redis((seen.parked.redis_bytes - seen.before.redis_bytes) / parked),
+        f"MB with {parked:,} idle streams": resident(seen.idle),
+        "bytes per stream": f"{(seen.idle.resident_bytes - seen.parked.resident_bytes) / parked:,.0f}",
+        "MB after closing them": resident(seen.closed),
+        "Redis connections before": connections(seen.parked),
+        "Redis connections with streams": connections(seen.idle),
+        "Redis connections after closing them": connections(seen.closed),
+        "CPU of idle streams": f"{(seen.idle.cpu_seconds - seen.streaming.cpu_seconds) / idle * 100:.1f} %",
+        "Redis commands/s of idle streams": in_redis(
+            (seen.idle.redis_commands - seen.streaming.redis_commands) / idle
+        ),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and write; 1 and no page when a process did not start or an answer was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m bench.a2a", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--out", type=Path, default=PAGE, help="the page to write (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    start, results = perf_counter(), None
+    try:
+        results = asyncio.run(run(QUICK if options.quick else FULL))
+    except* (StartError, TurnError) as failures:
+        _say(f"no figures: {failures.exceptions[0]}")
+    except* asyncio.CancelledError:
+        _say("no figures: terminated")
+    if results is None:
+        return 1
+    written = page(results, shlex.join(["python", "-m", "bench.a2a", *arguments]), perf_counter() - start)
+    options.out.write_text(written)
+    sys.stdout.write(written)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

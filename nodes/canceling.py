@@ -1,0 +1,151 @@
+"""Ending a call on request: the agent at work is left, and every agent with an open task of the call is told."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import structlog
+
+from nodes.ports import AgentCaller, AgentRequest, TaskState
+from nodes.remote.errors import AgentError
+from nodes.spec import UNKNOWN, FlowFacts
+from nodes.state import CallState, RemoteTask, wanted
+
+CANCEL_TIMEOUT = 5.0
+"""Seconds that an agent has to confirm."""
+
+Answer = TypeVar("Answer")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """What an agent may still have at work for the call."""
+
+    request: AgentRequest
+    """Names the agent, the context and the task, if its id is known."""
+    entry: RemoteTask
+    """What the call remembers of it, should the agent not confirm."""
+    writes: bool
+    """Whether it moves money or changes records."""
+    now: TaskState | None = None
+    """The state it is in since the agent was told; None if the agent said nothing."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing can come of it any more that one would have to know."""
+        return self.now == "canceled" or not self.writes
+
+
+class Canceled(AgentError):
+    """The call was ended on request, before its agent had answered.
+
+    Attributes:
+        tasks: what was open, each as it is now; the one at work first.
+    """
+
+    kind = "canceled"
+    retryable = False
+    acted = False
+
+    def __init__(self, tasks: Sequence[OpenTask]) -> None:
+        told = "".join(f"; {_told(task)}" for task in tasks)
+        super().__init__(tasks[0].request.agent if tasks else "", f"the call was canceled{told}")
+        self.tasks = tasks
+
+    @property
+    def url(self) -> str:
+        """Where the agent answers that was told first; empty if none was."""
+        return self.tasks[0].request.url if self.tasks else ""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether there was an open task, and every one is canceled."""
+        return bool(self.tasks) and all(task.now == "canceled" for task in self.tasks)
+
+
+def open_tasks(facts: FlowFacts, state: CallState, where: str, asked: AgentRequest | None) -> list[OpenTask]:
+    """Return what agents may still have at work for the call.
+
+    Args:
+        facts: the flow.
+        state: the call.
+        where: the stage at work, or the fallback.
+        asked: what its agent was asked, with the task's id if that is known; None if nobody was.
+    """
+    known = {agent: task for agent, task in state.get("remote_tasks", {}).items() if agent in facts.agents}
+    at_work = [_at_work(facts, state, where, asked)] if asked else []
+    return at_work + [
+        _left_open(facts, agent, task)
+        for agent, task in known.items()
+        if (task.get("task_id") or task.get("unanswered")) and not (asked and agent == asked.agent)
+    ]
+
+
+def _at_work(facts: FlowFacts, state: CallState, where: str, asked: AgentRequest) -> OpenTask:
+    entry: RemoteTask = {"context_id": asked.context_id, "stage": where, "intent": wanted(state) or UNKNOWN}
+    entry["unanswered"] = asked.message_id
+    if asked.task_id:
+        entry["task_id"], entry["works"] = asked.task_id, True
+    return OpenTask(asked, entry, _writes(facts, where))
+
+
+def _left_open(facts: FlowFacts, agent: str, task: RemoteTask) -> OpenTask:
+    """Return what an earlier turn left open."""
+    request = AgentRequest(
+        agent=agent,
+        url=facts.agents[agent].url,
+        text="",
+        message_id="",
+        context_id=task["context_id"],
+        task_id=task.get("task_id"),
+        timeout=CANCEL_TIMEOUT,
+    )
+    return OpenTask(request, task, "unanswered" in task or _writes(facts, task.get("stage", "")))
+
+
+def _writes(facts: FlowFacts, where: str) -> bool:
+    return where in facts.places and facts.places[where].stage.effect == "write"
+
+
+async def unless(cancel: asyncio.Event | None, work: Coroutine[Any, Any, Answer]) -> Answer | None:
+    """Return what `work` returns, or None if it was cut short because `cancel` was set before it was done."""
+    if cancel is None:
+        return await work
+    doing, stop = asyncio.create_task(work), asyncio.create_task(cancel.wait())
+    try:
+        await asyncio.wait({doing, stop}, return_when=asyncio.FIRST_COMPLETED)
+        return doing.result() if doing.done() else None  # an answer that is there wins
+    finally:
+        doing.cancel()
+        stop.cancel()
+        await asyncio.gather(doing, stop, return_exceptions=True)
+
+
+async def cancel_all(caller: AgentCaller, tasks: Iterable[OpenTask]) -> Canceled:
+    """Tell the agents to cancel, all at once, and return what came of it; an agent that fails is logged."""
+    async with asyncio.TaskGroup() as telling:
+        told = [telling.create_task(_cancel(caller, task)) for task in tasks]
+    canceled = Canceled([task.result() for task in told])
+    log.info("call canceled", agents=[task.request.agent for task in canceled.tasks], confirmed=canceled.confirmed)
+    return canceled
+
+
+async def _cancel(caller: AgentCaller, task: OpenTask) -> OpenTask:
+    request = replace(task.request, timeout=CANCEL_TIMEOUT)
+    try:
+        async with asyncio.timeout(CANCEL_TIMEOUT):
+            return replace(task, now=await caller.cancel(request))
+    except (AgentError, TimeoutError) as error:
+        kind = error.kind if isinstance(error, AgentError) else "timeout"
+        log.warning("agent did not cancel", agent=request.agent, type=kind)
+        return task
+
+
+def _told(task: OpenTask) -> str:
+    agent = f"agent {task.request.agent!r}"
+    if task.now == "canceled":
+        return f"{agent} canceled its task"
+    return f"the task of {agent} is {task.now}" if task.now else f"{agent} did not confirm it"

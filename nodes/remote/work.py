@@ -1,0 +1,124 @@
+"""An agent's work on one message: what it streams, or answers when asked, folded into one task and told on."""
+
+from typing import Any
+
+from nodes.parts import Json, Unreadable, as_object, read_artifact, read_said
+from nodes.ports import AgentRequest, Chunk, Progress, Reply, Tell
+from nodes.remote.dialect import (
+    AT_WORK,
+    WAITS,
+    Dialect,
+    read_event,
+    read_message,
+    read_state,
+    read_task,
+    read_task_id,
+)
+
+
+class Work:
+    """What is known of the work so far.
+
+    Args:
+        request: what the agent was asked.
+        tell: hears of every piece of an artifact, and of every change while the agent is at work.
+
+    Attributes:
+        task_id: the agent's task, once it has begun one: known even if the time runs out.
+    """
+
+    def __init__(self, request: AgentRequest, tell: Tell | None) -> None:
+        self.task_id = request.task_id if request.task_works else None
+        self._continues = request.task_id is not None
+        self._tell = tell
+        self._task: Json = {}
+        self._artifacts: dict[str, Json] = {}
+        self._status: Any = None
+
+    def hear(self, result: Any, dialect: Dialect) -> Reply | None:
+        """Take in one event of a stream; return the final answer, if the event makes it one.
+
+        Raises:
+            Unreadable: if it is no event, or tells of another task.
+        """
+        happened, event = read_event(result, dialect)
+        if happened == "message":
+            return read_message(event)
+        if happened == "task":
+            return self._hear_snapshot(event)
+        self._name(event.get("taskId"), event.get("contextId"))
+        if happened == "status":
+            return self._move(event.get("status"))
+        if self._status is None:
+            self._move({"state": "working"})
+        self._take(event)
+        return None
+
+    def hear_task(self, result: Any) -> Reply | None:
+        """Take in the task as it is now; return the final answer, if the agent is no longer at work.
+
+        Raises:
+            Unreadable: if it is no task, or another one.
+        """
+        task = as_object(result, "the task")
+        read = read_task(task)
+        self._name(read.task_id, task.get("contextId"))
+        artifacts = [
+            read_artifact(artifact, number) for number, artifact in enumerate(task.get("artifacts") or (), 1)
+        ]
+        done = read.task_state not in AT_WORK
+        if not done and task["status"] != self._status:
+            self._move(task["status"])
+        for artifact in artifacts:
+            if artifact != self._artifacts.get(artifact["artifactId"]):
+                self._say(Chunk(artifact, append=False, last=done))
+        self._artifacts = {artifact["artifactId"]: _own(artifact) for artifact in artifacts}
+        return read if done else None
+
+    def _hear_snapshot(self, task: Json) -> Reply | None:
+        reply = self.hear_task(task)
+        # A stream that continues a task may begin with the task as it was before.
+        if reply is not None and reply.task_state in WAITS and self._continues:
+            return None
+        return reply
+
+    def _name(self, task_id: Any, context_id: Any) -> None:
+        if self.task_id not in (None, read_task_id(task_id)):
+            raise Unreadable("it tells of another task")
+        self.task_id = task_id
+        self._task |= {"id": task_id, "contextId": context_id or self._task.get("contextId")}
+
+    def _move(self, status: Any) -> Reply | None:
+        fields = as_object(status, "the task's status")
+        state = read_state(fields)
+        if state not in AT_WORK:
+            return read_task({**self._task, "status": fields, "artifacts": list(self._artifacts.values())})
+        said = read_said(fields["message"])["parts"] if fields.get("message") else []
+        self._status = fields
+        self._say(Progress(read_task_id(self.task_id), state, tuple(said)))
+        return None
+
+    def _take(self, update: Json) -> None:
+        """Take in a new artifact, another in its place, or what continues it."""
+        artifact = read_artifact(update.get("artifact"))
+        known = self._artifacts.get(artifact["artifactId"]) if update.get("append") is True else None
+        if known is None:
+            self._artifacts[artifact["artifactId"]] = _own(artifact)
+        else:
+            _continue(known, artifact)
+        self._say(Chunk(artifact, known is not None, update.get("lastChunk") is True))
+
+    def _say(self, piece: Chunk | Progress) -> None:
+        if self._tell is not None:
+            self._tell(piece)
+
+
+def _own(artifact: Json) -> Json:
+    """Return a copy to which parts may be added without changing what was told."""
+    return {**artifact, "parts": list(artifact["parts"])}
+
+
+def _continue(known: Json, artifact: Json) -> None:
+    known["parts"].extend(artifact["parts"])
+    metadata = known.get("metadata", {}) | artifact.get("metadata", {})
+    known |= artifact | {"parts": known["parts"]} | ({"metadata": metadata} if metadata else {})

@@ -1,0 +1,198 @@
+"""The routes by which A2A clients call one flow: JSON-RPC of both versions at one address, HTTP+JSON if wanted.
+
+`a2a-sdk` reads and writes the messages of the protocol; what it makes of wrong requests is done here instead, in
+words for the client. What a request means is the request handler's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import structlog
+from a2a.compat.v0_3 import types as types_v03
+from a2a.compat.v0_3.conversions import to_core_message
+from a2a.compat.v0_3.jsonrpc_adapter import JSONRPC03Adapter
+from a2a.compat.v0_3.request_handler import RequestHandler03
+from a2a.server.context import ServerCallContext
+from a2a.server.request_handlers import RequestHandler
+from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
+from a2a.utils.errors import (
+    A2AError,
+    InternalError,
+    InvalidParamsError,
+    MethodNotFoundError,
+    VersionNotSupportedError,
+)
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.a2a.cards import Cards, Version
+from server.a2a.context import Contexts, bounded, knowing_card
+from server.a2a.discovery import OLD_BASE, card_routes
+from server.a2a.envelope import (
+    RequestId,
+    error_document,
+    id_of,
+    method_of,
+    parse,
+    read_model,
+    read_params,
+    require_json,
+    said_version,
+    version_of,
+)
+from server.a2a.rest import rest_routes
+from server.a2a.streams import discreet, ending
+
+log = structlog.get_logger()
+
+_STREAMING = frozenset({"SendStreamingMessage", "SubscribeToTask", "message/stream", "tasks/resubscribe"})
+_SENDING = (types_v03.SendMessageRequest, types_v03.SendStreamingMessageRequest)
+
+
+def routes(
+    handler: RequestHandler,
+    cards: Cards,
+    *,
+    path: str,
+    max_body_bytes: int,
+    stopping: asyncio.Event | None = None,
+) -> list[Route]:
+    """Return every route of the flow below `path`.
+
+    Args:
+        handler: answers the requests; the extended card is answered here. In the context it gets, `state` holds
+            the `headers` (`A2A-Version` among them is the version agreed on, `1.0` or `0.3`) and the `base_url`.
+        cards: of the flow.
+        path: `/a2a/<flow>`, or empty for the flow that is called at the root.
+        max_body_bytes: how long a request may be; no more of it is read.
+        stopping: once set, streams end; their clients subscribe again elsewhere.
+    """
+    answering = knowing_card(handler, cards)
+    contexts = Contexts(cards.public_url)
+    dispatcher = Dispatcher(answering, contexts, max_body_bytes, stopping)
+    rpc = [
+        Route(at, dispatcher.handle_requests, methods=["POST"])
+        for at in sorted({path or "/", f"{path}/", path + OLD_BASE})
+    ]
+    rest = rest_routes(answering, contexts, f"{path}/rest", max_body_bytes, stopping) if cards.rest else []
+    return [*card_routes(cards, path), *rpc, *rest]
+
+
+class Dispatcher(JsonRpcDispatcher):
+    """Answers JSON-RPC requests of both versions."""
+
+    def __init__(
+        self,
+        handler: RequestHandler,
+        contexts: Contexts,
+        max_body_bytes: int,
+        stopping: asyncio.Event | None = None,
+    ) -> None:
+        super().__init__(handler, contexts)
+        self._old = _Adapter03(handler, contexts)
+        self._max_body_bytes = max_body_bytes
+        self._stopping = stopping
+
+    async def handle_requests(self, request: Request) -> Response:
+        """Answer a request; whatever is wrong with it is a JSON-RPC error."""
+        said = said_version(request.headers, request.query_params)
+        request_id: RequestId = None
+        try:
+            document = await self._read(request)
+            request_id = id_of(document)
+            method = method_of(document)
+            answer = await self._dispatch(request, version_of(said), request_id, method, document)
+        except A2AError as error:
+            return _refusal(request_id, error, said)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            log.exception("a2a request failed", id=request_id)
+            return _refusal(request_id, InternalError(), said)
+        return ending(answer, self._stopping)
+
+    async def _read(self, request: Request) -> Any:
+        require_json(request.headers.get("content-type", ""))
+        return parse(await bounded(request, self._max_body_bytes).body())
+
+    async def _dispatch(
+        self, request: Request, version: Version, request_id: RequestId, method: str, document: dict[str, Any]
+    ) -> Response:
+        if version == "0.3" and self._old.supports_method(method):
+            return await self._old.answer(request, request_id, method, document)
+        kind = self.METHOD_TO_MODEL.get(method)
+        if kind and version == "0.3":
+            raise VersionNotSupportedError(f"{method} is a method of A2A 1.0; send it with A2A-Version: 1.0")
+        if kind is None:
+            hint = "; it is one of A2A 0.3, and A2A-Version says 1.0" if self._old.supports_method(method) else ""
+            raise MethodNotFoundError(f"Method not found{hint}")
+        params = read_params(document, kind)
+        context = self._context_builder.build(request)
+        context.tenant = getattr(params, "tenant", "")
+        context.state.update(method=method, request_id=request_id)
+        if method in _STREAMING:
+            stream = await self._process_streaming_request(request_id, params, context)
+            return self._create_response(context, discreet(stream))
+        result = await self._process_non_streaming_request(params, context)
+        return _json({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+class _Adapter03(JSONRPC03Adapter):
+    """Answers the requests of version 0.3."""
+
+    def __init__(self, handler: RequestHandler, contexts: Contexts) -> None:
+        super().__init__(handler, contexts)
+        self.handler = _Handler03(handler)
+
+    async def answer(
+        self, request: Request, request_id: RequestId, method: str, document: dict[str, Any]
+    ) -> Response:
+        params: Any = read_model(document, self.METHOD_TO_MODEL[method])
+        if isinstance(params, _SENDING):
+            _check_convertible(params.params.message)
+        context = self._context_builder.build(request)
+        context.state.update(method=method, request_id=request_id)
+        if method in _STREAMING:
+            return await self._process_streaming_request(request_id, params, context)
+        return await self._process_non_streaming_request(request_id, params, context)
+
+
+class _Handler03(RequestHandler03):
+    """Keeps to itself why a stream broke off."""
+
+    async def on_message_send_stream(
+        self, request: types_v03.SendMessageRequest, context: ServerCallContext
+    ) -> AsyncIterator[types_v03.SendStreamingMessageSuccessResponse]:
+        async for event in discreet(super().on_message_send_stream(request, context)):
+            yield event
+
+    async def on_subscribe_to_task(
+        self, request: types_v03.TaskResubscriptionRequest, context: ServerCallContext
+    ) -> AsyncIterator[types_v03.SendStreamingMessageSuccessResponse]:
+        async for event in discreet(super().on_subscribe_to_task(request, context)):
+            yield event
+
+
+def _refusal(request_id: RequestId, error: A2AError, said: str) -> Response:
+    try:
+        version = version_of(said)
+    except VersionNotSupportedError:
+        version = None
+    document = error_document(request_id, error, version)
+    log.warning("a2a request refused", code=document["error"]["code"], reason=document["error"]["message"])
+    # 200 for every error: JSON-RPC clients look for the reason in the body, and some only below 300.
+    return _json(document)
+
+
+def _json(document: Any) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json")
+
+
+def _check_convertible(message: types_v03.Message) -> None:
+    try:
+        to_core_message(message)
+    except Exception as error:
+        raise InvalidParamsError("params.message.parts: a part is not what its kind says") from error

@@ -1,0 +1,246 @@
+"""What an A2A client may ask, answered by turns: `a2a-sdk` reads and writes both versions, turns do the work.
+
+The SDK's own way of running an agent keeps a task of its own beside ours and each parked one in memory; so sending is
+ours, and what only reads a task is the SDK's, over `CallTasks`.
+"""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, cast
+
+import structlog
+from a2a.server.agent_execution.active_task import TERMINAL_TASK_STATES
+from a2a.server.agent_execution.agent_executor import AgentExecutor
+from a2a.server.context import ServerCallContext
+from a2a.server.events.event_queue import Event
+from a2a.server.request_handlers.default_request_handler_v2 import DefaultRequestHandlerV2
+from a2a.server.request_handlers.request_handler import validate_request_params
+from a2a.types import a2a_pb2 as pb
+from a2a.utils.errors import (
+    JSON_RPC_ERROR_CODE_MAP,
+    A2AError,
+    InternalError,
+    InvalidParamsError,
+    TaskNotCancelableError,
+    TaskNotFoundError,
+    UnsupportedOperationError,
+)
+from a2a.utils.task import apply_history_length, validate_history_length
+
+from graph.routing import Routes
+from graph.store.calls import OpenedTurn, OpenTurn
+from nodes.learning import now
+from server.a2a.incoming import read_message
+from server.a2a.push import CallPushConfigs
+from server.a2a.push_guard import PushGuard
+from server.a2a.runs import Run, as_task, bare_message, read_task_id, status_of, task_id
+from server.a2a.tasks import CallTasks
+from server.a2a.telling import Teller, TurnFailed
+from server.following import follow_turn
+from server.problems import INTERNAL, code_of, document_of, row_of
+from server.turn import Begun, Started, Taken, TurnRequest
+from server.turns import Turns
+
+_BY_CODE = {code: kind for kind, code in JSON_RPC_ERROR_CODE_MAP.items()}
+
+log = structlog.get_logger()
+
+
+class FlowHandler(DefaultRequestHandlerV2):
+    """Serves a flow as an A2A agent.
+
+    Args:
+        turns: takes the turns.
+        tasks: reads the tasks.
+        routes: the flow.
+        tenant: whose calls these are.
+        card: the public card.
+        push_configs: where the clients' notification configurations are kept.
+        guard: says which addresses may be notified.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        tasks: CallTasks,
+        routes: Routes,
+        *,
+        tenant: str,
+        card: pb.AgentCard,
+        push_configs: CallPushConfigs,
+        guard: PushGuard,
+    ) -> None:
+        super().__init__(
+            agent_executor=cast(AgentExecutor, None),  # only the SDK's own way of sending would use it
+            task_store=tasks,
+            event_stream=tasks,
+            agent_card=card,
+            push_config_store=push_configs,
+            push_url_validator=guard.allowed,
+        )
+        self._turns = turns
+        self._tasks = tasks
+        self._routes = routes
+        self._tenant = tenant
+        self._push_configs = push_configs
+
+    @validate_request_params
+    async def on_message_send(
+        self, params: pb.SendMessageRequest, context: ServerCallContext
+    ) -> pb.Message | pb.Task:
+        """Take a turn, and answer with its task: after it, or as soon as it has begun if the client asks for that."""
+        with translated():
+            request = await self._read(params, context)
+            begun = await self._once_begun(params, context, request)
+            if params.configuration.return_immediately:
+                started = await self._turns.start(request, once_begun=begun)
+                answer = await self._answer_at_once(started)
+            else:
+                answer = self._answer(await self._turns.take(request, wants_trail=True, once_begun=begun))
+        return apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
+
+    @validate_request_params
+    async def on_message_send_stream(
+        self, params: pb.SendMessageRequest, context: ServerCallContext
+    ) -> AsyncGenerator[Event, None]:
+        """Start a turn that goes on without the client too, and stream what happens in it: its task first."""
+        with translated():
+            request = await self._read(params, context)
+            begun = await self._once_begun(params, context, request)
+            started = await self._turns.start(request, once_begun=begun)
+            if isinstance(started, Taken):
+                yield self._answer(started)
+                return
+            run = await self._run_at_start(started)
+            yield apply_history_length(as_task(run, self._routes), params.configuration)
+            async with aclosing(self._updates(started, run)) as updates:
+                async for update in updates:
+                    yield update
+
+    @validate_request_params
+    async def on_cancel_task(self, params: pb.CancelTaskRequest, context: ServerCallContext) -> pb.Task:
+        """End a run: the graph at work, wherever it runs, and the agents' tasks."""
+        with translated():
+            stored = await self._tasks.get(params.id, context)
+            name = read_task_id(params.id)
+            if stored is None or name is None:
+                raise TaskNotFoundError
+            if stored.task.status.state in TERMINAL_TASK_STATES:
+                raise TaskNotCancelableError
+            await self._turns.cancel(name.call, name.run)
+            run = await self._tasks.run(params.id)
+            if run is None or status_of(run).state != pb.TASK_STATE_CANCELED:
+                raise TaskNotCancelableError("the task ended before it could be canceled")
+            return as_task(run, self._routes)
+
+    async def _read(self, params: pb.SendMessageRequest, context: ServerCallContext) -> TurnRequest:
+        """Read the message, and see that the task it continues can be continued."""
+        validate_history_length(params.configuration)
+        if context.tenant and context.tenant != self._tenant:
+            raise InvalidParamsError(f"there is no tenant {context.tenant!r} here; leave it out")
+        message = params.message
+        run = await self._tasks.run(message.task_id) if message.task_id else None
+        if message.task_id and run is None:
+            raise TaskNotFoundError(f"there is no task {message.task_id!r}; it never began, or its call has expired")
+        if run and message.context_id and message.context_id != run.call:
+            raise InvalidParamsError("the message's context is not that of its task; leave out contextId")
+        if run and (state := status_of(run).state) in TERMINAL_TASK_STATES:
+            raise UnsupportedOperationError(f"the task has ended ({pb.TaskState.Name(state)}); begin another")
+        return read_message(
+            params,
+            call=run.call if run else None,
+            run=run.number if run else None,
+            idempotency_key=_idempotency_key(context) if run is None and not message.context_id else None,
+        )
+
+    async def _once_begun(
+        self, params: pb.SendMessageRequest, context: ServerCallContext, request: TurnRequest
+    ) -> Begun | None:
+        """Check the notification configuration that came with the message; it is kept once the turn has begun."""
+        if not params.configuration.HasField("task_push_notification_config"):
+            return None
+        config = params.configuration.task_push_notification_config
+        await self._reject_unsafe_push_url(config.url)
+
+        async def keep(turn: OpenTurn, run: int) -> None:
+            mine = task_id(request.call_identify_id, run, turn.incarnation)
+            await self._push_configs.set_info(mine, config, context)
+
+        return keep
+
+    def _answer(self, taken: Taken) -> pb.Message | pb.Task:
+        run = _run_of(taken)
+        message = bare_message(run) if self._routes.flow.restarts else None
+        return message or as_task(run, self._routes)
+
+    async def _answer_at_once(self, started: Started | Taken) -> pb.Message | pb.Task:
+        if isinstance(started, Taken):
+            return self._answer(started)
+        return as_task(await self._run_at_start(started), self._routes)
+
+    async def _run_at_start(self, started: Started) -> Run:
+        """Return the run as it was when its turn had just begun, however far that is by now."""
+        request, before = started.request, started.turn.state.get("step_count", 0)
+        runs = await self._tasks.runs(request.call_identify_id) if before else []
+        steps = next((run.steps for run in runs if run.number == started.run), ())
+        opened = OpenedTurn(started.turn.token, True, {**request.said(), "at": now()})
+        return Run(
+            request.call_identify_id,
+            started.run,
+            started.turn.incarnation,
+            [step for step in steps if step["number"] <= before],
+            opened,
+        )
+
+    async def _updates(self, started: Started, run: Run) -> AsyncGenerator[Event, None]:
+        teller = Teller(run, restarts=self._routes.flow.restarts)
+        async with aclosing(follow_turn(self._tasks.events, started)) as followed:
+            async for published in followed:
+                for update in teller.hear(published):
+                    yield update
+        if teller.known == len(run.steps):  # the events did not reach the store; the turn may have, all the same
+            for update in teller.catch_up(_run_of(await started.taking)):
+                yield update
+
+
+def _run_of(taken: Taken) -> Run:
+    number = taken.step.get("run", 1)
+    return Run(
+        taken.request.call_identify_id,
+        number,
+        taken.incarnation,
+        [step for step in taken.steps if step.get("run", 1) == number],
+        summary=taken.state.get("session_summary"),
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the A2A error that the table of problems has for what went wrong; nothing internal is in it."""
+    try:
+        yield
+    except (A2AError, GeneratorExit):
+        raise
+    except TurnFailed as error:
+        raise _error(code_of(error.problem), error.problem) from error
+    except Exception as error:
+        row = row_of(error)
+        if row is INTERNAL:
+            log.exception("message not answered")
+        raise _error(row.code, document_of(error)) from error
+
+
+def _error(code: int, problem: Any) -> A2AError:
+    facts = {key: value for key, value in problem.items() if key not in ("event", "turn", "run", "status", "title")}
+    kind = _BY_CODE.get(code, InternalError)
+    return kind(problem.get("detail", ""), data=_as_metadata(facts))
+
+
+def _as_metadata(facts: dict[str, Any]) -> dict[str, str]:
+    """Write facts as `google.rpc.ErrorInfo` wants them: text by text."""
+    return {key: value if isinstance(value, str) else str(value) for key, value in facts.items() if key != "detail"}
+
+
+def _idempotency_key(context: ServerCallContext) -> str | None:
+    headers: dict[str, str] = context.state.get("headers", {})
+    return headers.get("idempotency-key") or None

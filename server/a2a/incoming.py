@@ -1,0 +1,146 @@
+"""A message from an A2A client, read as a turn: its text, what names call, account and intent, and the parts that go
+on to the agent. Pure; what cannot be read is an error that says what to do."""
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from a2a.types import a2a_pb2 as pb
+from a2a.utils.errors import InvalidParamsError
+from google.protobuf.json_format import MessageToDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nodes.ports import Part
+from server.a2a.wording import plain, plain_parts
+from server.identifiers import MESSAGE_LENGTH, Id, Intent
+from server.problems import bad_input
+from server.turn import TurnRequest
+
+Document = TypeVar("Document", bound=BaseModel)
+
+MOST_PARTS = 1_000
+_KEY_LENGTH = 24
+
+
+class _Said(BaseModel):
+    """What a client may say beside its words: in a data part, in the message's metadata or in the request's."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    call_identify_id: Id | None = None
+    account_id: Id | None = None
+    eci: Id | None = None
+    intent: Intent = None
+    language: str | None = None
+
+
+_NAMES = frozenset(_Said.model_fields)
+
+
+class _ContextId(BaseModel):
+    contextId: Id  # noqa: N815  (A2A's name, which the error repeats)
+
+
+def read_message(
+    params: pb.SendMessageRequest, *, call: str | None, run: int | None, idempotency_key: str | None = None
+) -> TurnRequest:
+    """Return the turn that a message asks for.
+
+    Args:
+        params: the request.
+        call: the call of the task that the message continues, if it names one.
+        run: the run that this task is.
+        idempotency_key: what the client names a first message by, to be answered once.
+
+    Raises:
+        InvalidParamsError: if it cannot be understood.
+    """
+    message = params.message
+    _check(message)
+    parts = plain_parts(message.parts)
+    metadata = {**plain(params.metadata), **plain(message.metadata)}
+    said, rest = _said(parts, metadata)
+    text = "\n".join(part["text"] for part in rest if part.get("text"))
+    if len(text) > MESSAGE_LENGTH:
+        raise InvalidParamsError(f"the message's text is longer than {MESSAGE_LENGTH:,} characters; send less")
+    return TurnRequest(
+        call_identify_id=_call_of(message, said, call, idempotency_key),
+        account_id=said.account_id,
+        eci=said.eci,
+        input_message=text,
+        intent=said.intent,
+        language=said.language,
+        metadata={
+            **{key: value for key, value in metadata.items() if key not in _NAMES},
+            "messageId": message.message_id,
+        },
+        parts=() if _is_plain(rest) else tuple(rest),
+        caller_message_id=message.message_id,
+        key=_key(message, idempotency_key),
+        run=run,
+        begins=idempotency_key is not None,
+    )
+
+
+def _check(message: pb.Message) -> None:
+    if message.role == pb.ROLE_AGENT:
+        raise InvalidParamsError("the message has the role of an agent; send it as ROLE_USER")
+    if len(message.parts) > MOST_PARTS:
+        raise InvalidParamsError(f"the message has {len(message.parts):,} parts; send at most {MOST_PARTS:,}")
+    if any(part.WhichOneof("content") is None for part in message.parts):
+        raise InvalidParamsError("a part of the message has no content; send text, raw, url or data")
+
+
+def _said(parts: Sequence[Part], metadata: Mapping[str, Any]) -> tuple[_Said, list[Part]]:
+    """Read what names the call; a data part that says nothing else does not go on to the agent."""
+    named: dict[str, Any] = {}
+    rest: list[Part] = []
+    for part in parts:
+        data = part.get("data")
+        data = data if isinstance(data, dict) else {}
+        told = {key: data[key] for key in _NAMES & data.keys()}
+        named |= told
+        if not told or told.keys() != data.keys():
+            rest.append(part)
+    named |= {key: metadata[key] for key in _NAMES & metadata.keys()}
+    return _validated(_Said, named), rest
+
+
+def _call_of(message: pb.Message, said: _Said, call: str | None, idempotency_key: str | None) -> str:
+    """Return the call: the task's, the context, what the client calls it, or a fresh one."""
+    context = _validated(_ContextId, {"contextId": message.context_id}).contextId if message.context_id else None
+    for name in (call, context):
+        if name and said.call_identify_id and said.call_identify_id != name:
+            raise InvalidParamsError("call_identify_id and the message's context differ; the context is the call")
+    if call or context or said.call_identify_id:
+        return call or context or said.call_identify_id or ""
+    if idempotency_key:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"idempotency-key:{idempotency_key}"))
+    return str(uuid.uuid4())
+
+
+def _key(message: pb.Message, idempotency_key: str | None) -> str:
+    """Name the very message: by its id, or what the client names it by, and everything that it says."""
+    body = MessageToDict(message)
+    for name in ("messageId", "contextId", "taskId"):
+        body.pop(name, None)
+    named = (idempotency_key or message.message_id, repr(_sorted(body)))
+    return hashlib.sha256("\x1f".join(named).encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_LENGTH]
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return sorted((key, _sorted(item)) for key, item in value.items())
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_plain(parts: Sequence[Part]) -> bool:
+    return len(parts) == 1 and parts[0].keys() == {"text"}
+
+
+def _validated(document: type[Document], values: Mapping[str, Any]) -> Document:
+    try:
+        return document.model_validate(values)
+    except ValidationError as error:
+        raise InvalidParamsError(str(bad_input(error))) from error

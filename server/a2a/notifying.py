@@ -1,0 +1,50 @@
+"""Tells the webhooks of a call's clients what happens in its turns."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graph.routing import Routes
+from graph.store.calls import OpenedTurn, OpenTurn
+from graph.store.events import Published
+from nodes.learning import now
+from server.a2a.push import configs_of
+from server.a2a.push_delivery import PushSender
+from server.a2a.runs import Run, as_task, task_id
+from server.a2a.telling import Teller
+
+_NOTIFIED = ("state_change", "step", "turn")
+"""Chunks are not: who is notified reads the whole artifact."""
+
+
+class Notifier:
+    """A hook of turns.
+
+    Args:
+        sender: delivers.
+        routes: the flow.
+    """
+
+    def __init__(self, sender: PushSender, routes: Routes) -> None:
+        self._sender = sender
+        self._routes = routes
+
+    def told(self, turn: OpenTurn, call: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Notify of a turn's events those who asked for it."""
+        heard = [event for event in events if event["event"] in _NOTIFIED]
+        if not turn.push or not heard:
+            return
+        run = heard[0]["run"]
+        configs = configs_of(turn.push, task_id(call, run, turn.incarnation))
+        if not configs:
+            return
+        position = f"{int(time.time() * 1000)}-0"
+        teller = Teller(Run(call, run, turn.incarnation, ()), restarts=self._routes.flow.restarts)
+        updates = [update for event in heard for update in teller.hear(Published(position, event))]
+        self._sender.notify(configs, as_task(_run_now(turn, call, run, heard[-1]), self._routes), updates)
+
+
+def _run_now(turn: OpenTurn, call: str, run: int, last: Mapping[str, Any]) -> Run:
+    steps = [step for step in turn.trail if step.get("run", 1) == run]
+    opened = None if last["event"] == "turn" else OpenedTurn(turn.token, True, {"at": now()})
+    return Run(call, run, turn.incarnation, steps, opened, summary=last.get("session_summary"))

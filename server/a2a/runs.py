@@ -1,0 +1,275 @@
+"""A task is a run of the flow: read from the call's steps and its open turn, never kept twice. Pure."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from a2a.types import a2a_pb2 as pb
+
+from graph.routing import Routes, legal_intents
+from graph.store.calls import CallRecord, OpenedTurn
+from nodes.learning import response_text
+from nodes.parts import unfold
+from nodes.ports import Part
+from nodes.state import Step
+from server.a2a.wording import artifact_of, message_of, struct_of, timestamp_of
+
+_TAG_LENGTH = 16
+_ENDED = {"canceled": pb.TASK_STATE_CANCELED, "failed": pb.TASK_STATE_FAILED}
+_OF_A_FAILED_AGENT = {"rejected": pb.TASK_STATE_REJECTED, "canceled": pb.TASK_STATE_CANCELED}
+_WAITING = ("input-required", "auth-required")
+_NOT_ANSWERED = "The last message was not answered; send it again."
+
+
+@dataclass(frozen=True, slots=True)
+class TaskName:
+    """Which run of which call a task id names."""
+
+    call: str
+    run: int
+    tag: str
+
+    def fits(self, incarnation: str) -> bool:
+        """Tell whether that call is the one meant, and not another that was given the same name later."""
+        return self.tag == _tag(incarnation, self.run)
+
+
+def task_id(call: str, run: int, incarnation: str) -> str:
+    """Return the id of a run as a task: it says where to find it, and cannot be guessed."""
+    return f"{call}.{run}.{_tag(incarnation, run)}"
+
+
+def read_task_id(text: str) -> TaskName | None:
+    """Return what a task id names; None if it is none of ours."""
+    call, _, rest = text.rpartition(".")
+    call, _, run = call.rpartition(".")
+    if not call or not run.isascii() or not run.isdigit() or run != str(int(run[:9])) or len(rest) != _TAG_LENGTH:
+        return None
+    return TaskName(call, int(run), rest)
+
+
+def _tag(incarnation: str, run: int) -> str:
+    return hashlib.sha256(f"{incarnation}.{run}".encode()).hexdigest()[:_TAG_LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of the flow, as far as it has come."""
+
+    call: str
+    number: int
+    incarnation: str
+    steps: Sequence[Step]
+    opened: OpenedTurn | None = None
+    """The turn that is open in it, or was when its process died."""
+    chunks: Sequence[Mapping[str, Any]] = ()
+    """What an agent streamed in the open turn: the events, in order."""
+    summary: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    @property
+    def task_id(self) -> str:
+        return task_id(self.call, self.number, self.incarnation)
+
+    @property
+    def works(self) -> bool:
+        return self.opened is not None and self.opened.live
+
+
+def runs_of(call: str, record: CallRecord, *, restarts: bool) -> list[Run]:
+    """Return the runs of a call, oldest first; the open turn belongs to the last of them."""
+    grouped: dict[int, list[Step]] = {}
+    for step in record.steps:
+        grouped.setdefault(step.get("run", 1), []).append(step)
+    opened_in = _opened_in(grouped, restarts) if record.opened else None
+    if opened_in:
+        grouped.setdefault(opened_in, [])
+    summarised = record.state.get("run", 1)
+    return [
+        Run(
+            call,
+            number,
+            record.incarnation,
+            steps,
+            record.opened if number == opened_in else None,
+            summary=record.state.get("session_summary") if number == summarised else None,
+        )
+        for number, steps in grouped.items()
+    ]
+
+
+def _opened_in(grouped: Mapping[int, Sequence[Step]], restarts: bool) -> int | None:
+    """Return the run that the open turn belongs to; None if the call has ended, and the turn will be refused."""
+    last = max(grouped, default=0)
+    if not last:
+        return 1
+    if not _is_over(grouped[last][-1]):
+        return last
+    return last + 1 if restarts else None
+
+
+def as_task(run: Run, routes: Routes) -> pb.Task:
+    """Return the run as a task, with its whole history and all its artifacts."""
+    status = status_of(run)
+    history = [*_history(run)]
+    if status.HasField("message") and history and history[-1].message_id == status.message.message_id:
+        history.pop()  # what the agent said last is the status; it joins the history when somebody answers
+    return pb.Task(
+        id=run.task_id,
+        context_id=run.call,
+        status=status,
+        artifacts=[*_artifacts(run, routes)],
+        history=history,
+        metadata=struct_of(_place(run, routes)),
+    )
+
+
+def status_of(run: Run) -> pb.TaskStatus:
+    """Return where the run stands."""
+    if run.works and run.opened is not None:
+        return pb.TaskStatus(state=pb.TASK_STATE_WORKING, timestamp=timestamp_of(_moment(run.opened.said["at"])))
+    if not run.steps:
+        at = _moment(run.opened.said["at"]) if run.opened else datetime.now(UTC)
+        message = message_of(
+            pb.ROLE_AGENT,
+            f"{run.task_id}-unanswered",
+            [{"text": _NOT_ANSWERED}],
+            context_id=run.call,
+            task_id=run.task_id,
+        )
+        return pb.TaskStatus(state=pb.TASK_STATE_INPUT_REQUIRED, message=message, timestamp=timestamp_of(at))
+    last = run.steps[-1]
+    return pb.TaskStatus(
+        state=_state_after(last), message=agent_message(run, last), timestamp=timestamp_of(_end_of(last))
+    )
+
+
+def updated_at(run: Run) -> datetime:
+    """Return when the run's status last changed."""
+    if run.opened is not None and (run.works or not run.steps):
+        return _moment(run.opened.said["at"])
+    return _end_of(run.steps[-1])
+
+
+def agent_message(run: Run, step: Step) -> pb.Message | None:
+    """Return what the agent said in the step, or what went wrong; None if it said nothing."""
+    response = step["response_data"]
+    _, said = unfold(response, step.get("layout"))
+    error = response.get("error")
+    if said is None and error:
+        said = {"parts": [{"text": response_text(response) or error["message"]}]}
+    if said is None or not said.get("parts"):
+        return None
+    return message_of(
+        pb.ROLE_AGENT,
+        said.get("messageId") or f"{step['message_id']}-answer",
+        said["parts"],
+        context_id=run.call,
+        task_id=run.task_id,
+        metadata={**(said.get("metadata") or {}), **({"error": error} if error else {})},
+        extensions=said.get("extensions") or (),
+    )
+
+
+def artifacts_of(step: Step) -> list[pb.Artifact]:
+    """Return the artifacts of the step's answer: the agent's own, or its message as one where that is the result."""
+    response = step["response_data"]
+    artifacts, said = unfold(response, step.get("layout"))
+    if not artifacts and said and step["response_status"] == "success" and response.get("task_state") not in _WAITING:
+        artifacts = [{"artifactId": "answer", "name": step["stage"], "parts": said.get("parts") or []}]
+    return [
+        artifact_of({**artifact, "artifactId": f"{step['number']}-{artifact['artifactId']}"})
+        for artifact in artifacts
+    ]
+
+
+def summary_artifact(summary: Mapping[str, Any]) -> pb.Artifact:
+    """Return the summary of a completed call, without the audit trail, as its last artifact."""
+    kept = {key: value for key, value in summary.items() if key != "steps"}
+    return artifact_of({"artifactId": "summary", "name": "session_summary", "parts": [{"data": kept}]})
+
+
+def bare_message(run: Run) -> pb.Message | None:
+    """Return the agent's message where the whole run was just that; None where there is a task to speak of."""
+    if len(run.steps) != 1 or run.steps[0].get("ended") != "completed":
+        return None
+    step = run.steps[0]
+    if step["response_data"].get("task_state"):
+        return None
+    message = agent_message(run, step)
+    if message is not None:
+        message.ClearField("task_id")
+    return message
+
+
+def _is_over(step: Step) -> bool:
+    return bool(step.get("ended") or step["is_complete"])
+
+
+def _state_after(step: Step) -> pb.TaskState:
+    told = step["response_data"].get("task_state")
+    if step.get("ended") == "completed" or step["is_complete"]:
+        return pb.TASK_STATE_COMPLETED
+    if step.get("ended") == "failed" and told in _OF_A_FAILED_AGENT:
+        return _OF_A_FAILED_AGENT[told]
+    if step.get("ended"):
+        return _ENDED[step["ended"]]
+    return pb.TASK_STATE_AUTH_REQUIRED if told == "auth-required" else pb.TASK_STATE_INPUT_REQUIRED
+
+
+def _history(run: Run) -> Iterator[pb.Message]:
+    for step in run.steps:
+        said = step.get("parts") or ([{"text": step["input_message"]}] if step["input_message"] else [])
+        if said:
+            yield _from_caller(run, step.get("caller_message_id") or f"{step['message_id']}-caller", said)
+        answered = agent_message(run, step)
+        if answered is not None:
+            yield answered
+    if run.opened is not None:
+        yield from _open_message(run, run.opened.said)
+
+
+def _open_message(run: Run, said: Mapping[str, Any]) -> Iterator[pb.Message]:
+    text = said.get("input_message")
+    parts = said.get("parts") or ([{"text": text}] if text else [])
+    if parts:
+        yield _from_caller(run, said.get("caller_message_id") or f"{run.task_id}-caller", parts)
+
+
+def _from_caller(run: Run, message_id: str, parts: Sequence[Part]) -> pb.Message:
+    return message_of(pb.ROLE_USER, message_id, parts, context_id=run.call, task_id=run.task_id)
+
+
+def _artifacts(run: Run, routes: Routes) -> Iterator[pb.Artifact]:
+    for step in run.steps:
+        yield from artifacts_of(step)
+    streamed: dict[str, pb.Artifact] = {}
+    for event in run.chunks:
+        piece = artifact_of(event["artifact"])
+        if event["append"] and piece.artifact_id in streamed:
+            streamed[piece.artifact_id].parts.extend(piece.parts)
+        else:
+            streamed[piece.artifact_id] = piece
+    yield from streamed.values()
+    if run.summary and not routes.flow.restarts:
+        yield summary_artifact(run.summary)
+
+
+def _place(run: Run, routes: Routes) -> dict[str, Any]:
+    """Say where the call is and what it may be sent: what a client needs that names intents itself."""
+    last = run.steps[-1] if run.steps else None
+    if last is not None and _is_over(last):
+        return {"flow": routes.flow.flow, "stage": last["stage"], "intentFlowId": last["intent_flow_id"]}
+    following = last["next_flow_id"] if last else routes.first.id
+    place = next((place for place in routes.places.values() if place.id == following), routes.first)
+    told = {"flow": routes.flow.flow, "stage": place.name, "intentFlowId": place.id}
+    return told | ({"legalIntents": legal_intents(place.stage)} if place.stage.intents else {})
+
+
+def _end_of(step: Step) -> datetime:
+    return _moment(step["timestamp"]) + timedelta(milliseconds=step["duration_ms"])
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)

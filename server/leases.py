@@ -1,0 +1,67 @@
+"""Keeping a call's lease while its turn runs, and giving it back whatever happens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from graph.store.calls import Calls, OpenTurn
+from graph.store.errors import StoreError
+from graph.store.redis_calls import LEASE_SECONDS
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def held(calls: Calls, turn: OpenTurn) -> AsyncIterator[None]:
+    """Hold the turn's lease while the context is open."""
+    try:
+        async with _renewing(calls, turn):
+            yield
+    finally:
+        if not turn.closed:
+            await give_back(calls, turn)
+
+
+async def give_back(calls: Calls, turn: OpenTurn) -> None:
+    """Give the lease back even if the client's task is cancelled; a store that fails lets it run out."""
+    try:
+        await asyncio.shield(asyncio.ensure_future(_given_back(calls, turn)))
+    except StoreError as error:
+        log.warning("lease not given back", reason=str(error))
+
+
+async def _given_back(calls: Calls, turn: OpenTurn) -> None:
+    """Give the lease back, but not under a save: that of a cancelled run goes on after the run has raised."""
+    if turn.saving is not None and not turn.saving.done():
+        await asyncio.wait({turn.saving}, timeout=LEASE_SECONDS)
+    if not turn.closed:
+        await calls.abandon(turn)
+
+
+@asynccontextmanager
+async def _renewing(calls: Calls, turn: OpenTurn) -> AsyncIterator[None]:
+    """Renew the lease by a timer that seldom fires, as most turns end long before."""
+    loop = asyncio.get_running_loop()
+    renewals: set[asyncio.Task[None]] = set()
+
+    def renew() -> None:
+        renewals.add(loop.create_task(_renew(calls, turn)))
+        timers.append(loop.call_later(LEASE_SECONDS / 3, renew))
+
+    timers = [loop.call_later(LEASE_SECONDS / 3, renew)]
+    try:
+        yield
+    finally:
+        timers[-1].cancel()
+        for task in renewals:
+            task.cancel()
+        await asyncio.gather(*renewals, return_exceptions=True)
+
+
+async def _renew(calls: Calls, turn: OpenTurn) -> None:
+    try:
+        await calls.renew(turn)
+    except StoreError as error:
+        log.warning("lease not renewed", reason=str(error))
