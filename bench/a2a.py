@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -28,10 +29,10 @@ from bench.a2a_load import Expected, is_call, is_echo, sender_to
 from bench.contestants import running_agent, running_service
 from bench.load import Speed, TurnError, drive
 from bench.processes import Running, StartError, free_port, http_answers, running, running_redis
-from bench.report import table
+from bench.report import NO_FIGURE, table
 
 PAGE = Path(__file__).with_name("A2A.md")
-PACKAGES = ("a2a-sdk", "protobuf", "starlette", "uvicorn", "uvloop", "redis", "langgraph")
+PACKAGES = ("a2a-sdk", "protobuf", "starlette", "uvicorn", "redis", "langgraph")
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -42,12 +43,15 @@ EXPECTED: dict[str, Expected] = {OURS: is_call, ECHO: is_echo}
 
 WARM_CALLS, IN_FLIGHT = 200, 8
 SETTLE_SECONDS = 2.0
+ECHO_LOOP = "uvloop" if find_spec("uvloop") else "asyncio's own loop"
+
 SET_UP_NOTE = f"""\
 `{OURS}` is the service (`flows serve`, store `core`) driven by A2A 1.0 through whole five-turn calls of the call
 flow, one context each; `{HTTP}` is the same process driven through its HTTP door. `{ECHO}` is
 [bench/a2a_echo.py](a2a_echo.py): the SDK's default handler with its store in memory, sent the same messages; it has
-no flow, keeps nothing outside its process and calls no agent. OpenTelemetry is switched off in both. Load, agent,
-Redis and both servers share the machine's cores. No answer of this run was wrong: a run with one prints no figures."""
+no flow, keeps nothing outside its process and calls no agent. uvicorn runs it on {ECHO_LOOP}; the service runs on
+asyncio's own loop. OpenTelemetry is switched off in both. Load, agent, Redis and both servers share the machine's
+cores. No answer of this run was wrong: a run with a wrong one prints no figures."""
 SPEED_NOTE = f"""\
 Medians of {{rounds}} rounds; contestants take turns within a round. × is the ratio to `{ECHO}`: more is better for
 messages/s, less for the others. CPU is the server's own, without Redis, agent and load; busy is the share of one core
@@ -87,7 +91,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """Readings in the order in which they were taken; the last but one follows the third by the idle time."""
+    """Readings in the order in which they were taken; `idle` follows `streaming` by the idle time."""
 
     before: Reading
     parked: Reading
@@ -249,32 +253,27 @@ def _parked_table(results: Results) -> str:
 
 
 def _parked_column(seen: Parked, plan: Plan) -> dict[str, str]:
-    def resident(reading: Reading) -> str:
-        return f"{reading.resident_bytes / 1e6:.1f}"
-
-    def connections(reading: Reading) -> str:
-        return str(reading.redis_connections) if reading.redis_bytes else "—"
-
-    def in_redis(figure: float) -> str:
-        return f"{figure:,.0f}" if seen.before.redis_bytes else "—"
-
-    parked, idle = plan.parked, plan.idle_seconds
-    return {
-        "MB before": resident(seen.before),
-        f"MB with {parked:,} parked": resident(seen.parked),
-        "bytes per parked call": f"{(seen.parked.resident_bytes - seen.before.resident_bytes) / parked:,.0f}",
-        "bytes in Redis per parked call": in_redis((seen.parked.redis_bytes - seen.before.redis_bytes) / parked),
-        f"MB with {parked:,} idle streams": resident(seen.idle),
-        "bytes per stream": f"{(seen.idle.resident_bytes - seen.parked.resident_bytes) / parked:,.0f}",
-        "MB after closing them": resident(seen.closed),
-        "Redis connections before": connections(seen.parked),
-        "Redis connections with streams": connections(seen.idle),
-        "Redis connections after closing them": connections(seen.closed),
-        "CPU of idle streams": f"{(seen.idle.cpu_seconds - seen.streaming.cpu_seconds) / idle * 100:.1f} %",
-        "Redis commands/s of idle streams": in_redis(
-            (seen.idle.redis_commands - seen.streaming.redis_commands) / idle
-        ),
+    many, seconds = plan.parked, plan.idle_seconds
+    growth = seen.parked.resident_bytes - seen.before.resident_bytes
+    of_streams = seen.idle.resident_bytes - seen.parked.resident_bytes
+    column = {
+        "MB before": f"{seen.before.resident_bytes / 1e6:.1f}",
+        f"MB with {many:,} parked": f"{seen.parked.resident_bytes / 1e6:.1f}",
+        "bytes per parked call": f"{growth / many:,.0f}",
+        f"MB with {many:,} idle streams": f"{seen.idle.resident_bytes / 1e6:.1f}",
+        "bytes per stream": f"{of_streams / many:,.0f}",
+        "MB after closing them": f"{seen.closed.resident_bytes / 1e6:.1f}",
+        "CPU of idle streams": f"{(seen.idle.cpu_seconds - seen.streaming.cpu_seconds) / seconds:.1%}",
     }
+    in_redis = {
+        "Redis: bytes per parked call": (seen.parked.redis_bytes - seen.before.redis_bytes) / many,
+        "Redis: connections before": seen.parked.redis_connections,
+        "Redis: connections with streams": seen.idle.redis_connections,
+        "Redis: connections after closing them": seen.closed.redis_connections,
+        "Redis: commands/s of idle streams": (seen.idle.redis_commands - seen.streaming.redis_commands) / seconds,
+    }
+    has_redis = seen.before.redis_bytes > 0
+    return column | {what: f"{figure:,.0f}" if has_redis else NO_FIGURE for what, figure in in_redis.items()}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,8 +23,10 @@ class Echo(AgentExecutor):
     """Answers with one event, so that nothing is cheaper."""
 
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
-        task = Task(id=context.task_id, context_id=context.context_id, history=[context.message])
-        if "park" in context.message.metadata:
+        message = context.message
+        assert message is not None
+        task = Task(id=context.task_id, context_id=context.context_id, history=[message])
+        if "park" in message.metadata:
             task.status.CopyFrom(_asking(context))
         else:
             task.status.state = TaskState.TASK_STATE_COMPLETED

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.responses import RedirectResponse
 
 from server import problems
-from server.doors import a2a, health, orchestrate, sessions
+from server.doors import a2a, health, orchestrate, sessions, stream, websocket
 from server.runtime import Runtime, open_runtime
 from server.settings import Settings
 
@@ -32,7 +32,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
 
     app = FastAPI(title="Orchestrator Flows", version="0.1.0", description=_ABOUT, lifespan=lifespan)
     problems.install(app)
-    for door in (orchestrate, sessions, health):
+    for door in (orchestrate, stream, websocket, sessions, health):
         app.include_router(door.router)
 
     @app.get("/", include_in_schema=False)

@@ -41,10 +41,12 @@ async def follow_turn(events: Events, started: Started) -> AsyncGenerator[Publis
     Raises:
         StoreError: if the store fails.
     """
+    over = False
     async for published in follow(events, started.turn.thread, started.after):
         if published is None:
-            if started.taking.done():
+            if over:
                 return
+            over = started.taking.done()  # it may have published its last events after we looked
         elif published.event.get("turn") == started.turn.token:
             yield published
             if published.event["event"] in ("turn", "error"):

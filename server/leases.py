@@ -1,16 +1,43 @@
-"""Keeping a call's lease while its turn runs, and giving it back whatever happens."""
+"""Waiting for a call's lease, keeping it while its turn runs, and giving it back whatever happens."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import structlog
 
 from graph.store.calls import Calls, OpenTurn
-from graph.store.errors import StoreError
+from graph.store.errors import Busy, StoreError
 from graph.store.redis_calls import LEASE_SECONDS
 
+Done = TypeVar("Done")
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.2
+
 log = structlog.get_logger()
+
+
+async def once_free(work: Callable[[], Awaitable[Done]], give_up: float) -> Done:
+    """Return what `work` returns, tried again while the call is busy.
+
+    Args:
+        work: what needs the lease.
+        give_up: when to stop trying, on the loop's clock.
+
+    Raises:
+        Busy: if the call was busy until then.
+    """
+    clock, wait = asyncio.get_running_loop(), _FIRST_WAIT
+    while True:
+        try:
+            return await work()
+        except Busy:
+            if clock.time() >= give_up:
+                raise
+        await asyncio.sleep(min(wait * random.uniform(0.5, 1), max(0.0, give_up - clock.time())))
+        wait = min(wait * 2, _LONGEST_WAIT)
 
 
 @asynccontextmanager

@@ -10,6 +10,9 @@ from typing import Any
 
 from uvicorn import Config, Server
 
+MAX_FRAME_BYTES = 16 * 2**20
+"""How long a message on a WebSocket may be, unless an app's owner says otherwise."""
+
 _POLL_SECONDS = 0.005
 
 
@@ -102,7 +105,9 @@ class _Server(Server):
 
 
 @asynccontextmanager
-async def serving(app: Any, listener: socket.socket, *, grace: int) -> AsyncIterator[None]:
+async def serving(
+    app: Any, listener: socket.socket, *, grace: int, max_frame_bytes: int = MAX_FRAME_BYTES
+) -> AsyncIterator[None]:
     """Serve `app` on the socket while the context is open; on leaving, stop accepting and let requests finish.
 
     Where an error ends the context, they get a second at most.
@@ -111,15 +116,19 @@ async def serving(app: Any, listener: socket.socket, *, grace: int) -> AsyncIter
         app: an ASGI app whose lifespan is run as well.
         listener: where to serve.
         grace: seconds that requests under way are given.
+        max_frame_bytes: how long a message on a WebSocket may be; a longer one closes it.
     """
-    async with serving_all([(app, listener)], grace=grace):
+    async with serving_all([(app, listener)], grace=grace, max_frame_bytes=max_frame_bytes):
         yield
 
 
 @asynccontextmanager
-async def serving_all(served: Sequence[tuple[Any, socket.socket]], *, grace: int) -> AsyncIterator[None]:
+async def serving_all(
+    served: Sequence[tuple[Any, socket.socket]], *, grace: int, max_frame_bytes: int = MAX_FRAME_BYTES
+) -> AsyncIterator[None]:
     """Serve several apps, each on its own socket, as `serving` does; all of them close at the same time."""
-    configs = [Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace) for app, _ in served]
+    options: dict[str, Any] = {"log_config": None, "access_log": False, "ws_max_size": max_frame_bytes}
+    configs = [Config(app, timeout_graceful_shutdown=grace, **options) for app, _ in served]
     servers = [_Server(config) for config in configs]
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener]))

@@ -7,12 +7,11 @@ commit  the saver's one `aput` (`core`), or `finish` for a saver that cannot com
 """
 
 import asyncio
-import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, Self, cast
 
 import structlog
 
@@ -24,13 +23,11 @@ from graph.store.events import Events
 from graph.store.names import thread_name
 from nodes.ports import TurnContext
 from nodes.spec import UNKNOWN
-from server.leases import give_back, held
+from server.leases import give_back, held, once_free
 from server.problems import KeyReused, document_of
 from server.turn import NOT_SAID, Begun, Started, Taken, TurnHook, TurnRequest, taken_before
 
-Done = TypeVar("Done")
-
-_FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.2
+_OBEYING_AGAIN_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -82,7 +79,7 @@ class Turns:
         self._busy_wait = busy_wait
         self._hooks = hooks
         self._waits = routes.flow.waits_for == "caller"
-        self._open: dict[str, asyncio.Event] = {}
+        self._open: dict[str, _Begun] = {}
         self._started: set[asyncio.Task[Taken]] = set()
         self.refused: Counter[str] = Counter()
         """Turns that were not legal, by reason."""
@@ -152,8 +149,8 @@ class Turns:
         """
         request = TurnRequest(call_identify_id, None, None, "", UNKNOWN, run=run)
         thread = thread_name(self._tenant, call_identify_id)
-        deadline = self._deadline()
-        turn = await self._once_free(lambda: self._begin_or_interrupt(thread), deadline, self._turn_timeout)
+        deadline = self._in(self._turn_timeout)
+        turn = await once_free(lambda: self._begin_or_interrupt(thread, run), deadline)
         if turn.state.get("ended") or self._run_of(turn) != run:
             await give_back(self._calls, turn)
             return
@@ -161,16 +158,23 @@ class Turns:
         begun.cancel.set()
         await self._go(begun)
 
-    def interrupt(self, thread: str) -> bool:
-        """Tell the turn that is open here on the call, if any, to end now."""
-        if thread in self._open:
-            self._open[thread].set()
-        return thread in self._open
+    def _interrupt(self, thread: str, run: int) -> bool:
+        """Tell the turn that is open here on the call, if any, to end now; but spare one of another run."""
+        begun = self._open.get(thread)
+        if begun is not None and begun.run == run:
+            begun.cancel.set()
+        return begun is not None
 
     async def _obey_cancels(self) -> None:
         """Interrupt turns that are open here when another replica asks for it."""
-        async for thread in self._events.asked_to_cancel():
-            self.interrupt(thread)
+        while True:
+            try:
+                async for asked in self._events.asked_to_cancel():
+                    thread, _, run = asked.rpartition(".")
+                    self._interrupt(thread, int(run))
+            except StoreError as error:
+                log.warning("cancels of other replicas not heard", reason=str(error))
+                await asyncio.sleep(_OBEYING_AGAIN_SECONDS)
 
     async def end(self, call_identify_id: str) -> bool:
         """Remove a call once it is not busy; tell whether there was one.
@@ -179,36 +183,23 @@ class Turns:
             Busy: if it was still busy after the wait.
         """
         thread = thread_name(self._tenant, call_identify_id)
-        return await self._once_free(lambda: self._calls.delete(thread), self._deadline(), self._busy_wait)
+        return await once_free(lambda: self._calls.delete(thread), self._in(self._busy_wait))
 
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._turn_timeout
+    def _in(self, seconds: float) -> float:
+        return asyncio.get_running_loop().time() + min(seconds, self._turn_timeout)
 
-    async def _once_free(self, work: Callable[[], Awaitable[Done]], deadline: float, longest: float) -> Done:
-        clock = asyncio.get_running_loop()
-        give_up = min(clock.time() + longest, deadline)
-        wait = _FIRST_WAIT
-        while True:
-            try:
-                return await work()
-            except Busy:
-                if clock.time() >= give_up:
-                    raise
-            await asyncio.sleep(min(wait * random.uniform(0.5, 1), max(0.0, give_up - clock.time())))
-            wait = min(wait * 2, _LONGEST_WAIT)
-
-    async def _begin_or_interrupt(self, thread: str) -> OpenTurn:
+    async def _begin_or_interrupt(self, thread: str, run: int) -> OpenTurn:
         """Begin, or tell the turn in flight to end, wherever it runs."""
         try:
             return await self._calls.begin(thread, said={})
         except Busy:
-            if not self.interrupt(thread):
-                await self._events.ask_to_cancel(thread)
+            if not self._interrupt(thread, run):
+                await self._events.ask_to_cancel(f"{thread}.{run}")
             raise
 
     async def _begin(self, request: TurnRequest, wants_trail: bool, once_begun: Begun | None) -> _Begun | Taken:
         """Take the lease and find the turn legal, or find that the message was answered before."""
-        deadline = self._deadline()
+        deadline = self._in(self._turn_timeout)
         thread = thread_name(self._tenant, request.call_identify_id)
         turn = await self._begun(thread, request, deadline)
         if turn.answered is not None:
@@ -229,11 +220,11 @@ class Turns:
             return await self._calls.begin(thread, said=request.said(), key=request.key)
 
         try:
-            return await self._once_free(begin, deadline, self._busy_wait)
+            return await once_free(begin, self._in(self._busy_wait))
         except Busy:
             if not await self._is_in_flight(thread, request):
                 raise
-            return await self._once_free(begin, deadline, self._turn_timeout)
+            return await once_free(begin, deadline)
 
     async def _is_in_flight(self, thread: str, request: TurnRequest) -> bool:
         """Tell whether this very message is being answered: then the answer is worth waiting for."""
@@ -268,7 +259,7 @@ class Turns:
     async def _go(self, begun: _Begun) -> Taken:
         """Run the graph under the lease, and give the lease back whatever happens."""
         thread = begun.turn.thread
-        self._open[thread] = begun.cancel
+        self._open[thread] = begun
         try:
             async with held(self._calls, begun.turn):
                 return await self._run(begun)
@@ -276,7 +267,7 @@ class Turns:
             await self._tell(begun, [{"event": "error", **document_of(error)}])
             raise
         finally:
-            if self._open.get(thread) is begun.cancel:
+            if self._open.get(thread) is begun:
                 del self._open[thread]
 
     async def _run(self, begun: _Begun) -> Taken:

@@ -18,6 +18,7 @@ from tests.background import Background
 from tests.desk import Place, place_of
 from tests.puppet import Puppet
 from tests.redis_stack import redis_stack, valkey
+from tests.replicas import at_once, flows, open_polite, polite, relays  # noqa: F401  (fixtures)
 
 STORES = ("embedded", "valkey", "langgraph-redis", "memory")
 
@@ -162,5 +163,8 @@ async def running(settings: Settings, env: dict[str, str]) -> AsyncIterator[tupl
     """Run a service on a free port."""
     with listen("the service", "127.0.0.1", 0) as listener:
         async with open_runtime(settings, env) as runtime, serving(create_app(settings, runtime), listener, grace=5):
-            with httpx.Client(base_url=url_of(listener), timeout=30) as client:
-                yield url_of(listener), client, runtime
+            try:
+                with httpx.Client(base_url=url_of(listener), timeout=30) as client:
+                    yield url_of(listener), client, runtime
+            finally:
+                runtime.stopping.set()

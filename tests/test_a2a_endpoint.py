@@ -327,6 +327,7 @@ def test_parameters_of_the_wrong_kind(site: Site, params: Any, where: str) -> No
         ({"message": {"parts": "invalid"}}, "params.message.messageId: it is missing"),
         (sending_03(parts="x")["params"], "params.message.parts: it is not"),
         (sending_03(parts=[{"kind": "video"}])["params"], "params.message.parts.0: it is not"),
+        (sending_03(parts=[{"type": "odd", "text": "x"}])["params"], "params.message.parts.0.kind: it is missing"),
         (sending_03(parts=[{"kind": "text", "text": 3}])["params"], "params.message.parts.0: it is not"),
         (sending_03(parts=[{"kind": "file", "file": {"bytes": "abc"}}])["params"], "params.message.parts: a part"),
         (sending_03(role="bot")["params"], "params.message.role: it is not"),

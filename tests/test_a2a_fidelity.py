@@ -1,6 +1,7 @@
 """What an agent sends reaches the A2A client as it was sent, and what the client sends reaches the agent, whichever
 versions the two of them speak."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from tests.a2a_client import Client, answer_of, opened, part_03, state_of, words
 from tests.background import Background
 from tests.conftest import StartService
 from tests.polite_agents import PoliteAgent, polite_agent
-from tests.rough_agents import answers_rpc, card, rough_agent
+from tests.rough_agents import answers_rpc, card, rough_agent, says
 
 Json = dict[str, Any]
 Version = Literal["1.0", "0.3"]
@@ -131,3 +132,112 @@ def test_what_the_caller_sends(agent: PoliteAgent, relayed: Callable[[str], Clie
     client.send("speak", parts=parts)
 
     assert agent.parts == [[{"text": "speak"}, *parts]]
+
+
+def nested(levels: int) -> list[Any]:
+    data: list[Any] = []
+    for _ in range(levels):
+        data = [data]
+    return data
+
+
+def as_json(part: Json) -> Json:
+    return {"text": json.dumps(part, separators=(",", ":")), "mediaType": "application/json"}
+
+
+TOO_DEEP: Json = {"data": nested(60)}
+NO_BASE64: Json = {"raw": "hello world!", "mediaType": "x/y"}
+LOST_DIGITS = 2**53
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        ({"text": ""}, {"text": ""}),
+        ({"text": "a\x00b\u2028c\u0085d📞"}, {"text": "a\x00b\u2028c\u0085d📞"}),
+        ({"text": "# hi", "mediaType": "text/markdown"}, {"text": "# hi", "mediaType": "text/markdown"}),
+        ({"raw": ""}, {"raw": ""}),
+        ({"raw": "VUVS\r\nRw"}, {"raw": "VUVSRw=="}),
+        ({"raw": "_-_-"}, {"raw": "/+/+"}),
+        (NO_BASE64, as_json(NO_BASE64)),
+        ({"data": None}, {"data": None}),
+        ({"data": [1, "x", {}]}, {"data": [1, "x", {}]}),
+        ({"data": {"n": LOST_DIGITS + 1, "e": 1e300}}, {"data": {"n": LOST_DIGITS, "e": 1e300}}),
+        ({"data": nested(30)}, {"data": nested(30)}),
+        (TOO_DEEP, as_json(TOO_DEEP)),
+        ({"text": "a", "metadata": {"of": nested(60)}}, as_json({"text": "a", "metadata": {"of": nested(60)}})),
+        ({"video": {"uri": "x"}}, {"data": {"video": {"uri": "x"}}}),
+        ({}, {"data": {}}),
+    ],
+    ids=lambda part: repr(part)[:40],
+)
+def test_odd_parts_of_an_agent(serve: Serve, start: StartService, sent: Json, seen: Json) -> None:
+    artifact = {"artifactId": "a", "parts": [{"text": "before"}, sent]}
+    status = {"state": "TASK_STATE_COMPLETED"}
+    result = {"task": {"id": "t", "contextId": "c", "status": status, "artifacts": [artifact]}}
+    odd = serve(rough_agent(answers_rpc(result=result), card(version="1.0")))
+    service = start(env={"RELAY_AGENT_URL": odd.url}, flow="relay", checkpointer="memory")
+    client = Client(service.http, "1.0", "/a2a/relay")
+
+    task = client.send("hi")
+    events = [opened(event) for event in client.stream("hi")]
+    old = Client(service.http, "0.3", "/a2a/relay").get(task["id"])
+
+    assert task["artifacts"] == [{"artifactId": "1-a", "parts": [{"text": "before"}, seen]}]
+    assert client.get(task["id"])["artifacts"] == task["artifacts"]
+    assert [body["artifact"] for kind, body in events if kind == "artifact-update"] == task["artifacts"]
+    assert old["artifacts"][0]["parts"][1] == odd_03(seen)
+
+
+def odd_03(part: Json) -> Json:
+    """Return how a 0.3 client sees the part: data that is no object is wrapped, a text has no media type."""
+    if "data" in part and not isinstance(part["data"], dict):
+        return {"kind": "data", "data": {"value": part["data"]}, "metadata": {"data_part_compat": True}}
+    return part_03(part)
+
+
+@pytest.mark.parametrize("part", [{"kind": "video", "uri": "x"}, {"kind": "file", "file": {}}, {"kind": "text"}])
+def test_parts_of_unknown_kinds_come_as_data(serve: Serve, start: StartService, part: Json) -> None:
+    said = {"kind": "message", "messageId": "m", "role": "agent", "parts": [part]}
+    odd = serve(rough_agent(answers_rpc(result=said)))
+    service = start(env={"RELAY_AGENT_URL": odd.url}, flow="relay", checkpointer="memory")
+
+    assert Client(service.http, "1.0", "/a2a/relay").send("hi")["parts"] == [{"data": part}]
+
+
+def test_metadata_that_is_nested_too_deeply_comes_as_text(serve: Serve, relayed: Callable[[str], Client]) -> None:
+    metadata = {"deep": nested(60)}
+    artifact = {"artifactId": "a", "parts": [{"text": "x"}], "metadata": metadata}
+    result = {"kind": "task", "id": "t", "status": {"state": "completed"}, "artifacts": [artifact]}
+    odd = serve(rough_agent(answers_rpc(result=result)))
+
+    task = relayed(odd.url).send("hi")
+
+    assert json.loads(task["artifacts"][0]["metadata"]["json"]) == metadata
+
+
+def test_numbers_reach_the_client_with_their_value(serve: Serve, relayed: Callable[[str], Client]) -> None:
+    data = {"count": 42, "deep": [{"half": 0.5, "zero": 0}]}
+    artifact = {"artifactId": "a", "parts": [{"kind": "data", "data": data}]}
+    result = {"kind": "task", "id": "t", "status": {"state": "completed"}, "artifacts": [artifact]}
+    odd = serve(rough_agent(answers_rpc(result=result)))
+    client = relayed(odd.url)
+
+    task = client.send("hi")
+    streamed = [opened(event)[1] for event in client.stream("hi")]
+
+    (chunk,) = [body["artifact"] for body in streamed if "artifact" in body]
+    for shown in (task["artifacts"][0], client.get(task["id"])["artifacts"][0], chunk):
+        assert shown["parts"][0]["data"] == data  # protobuf writes 42 as 42.0: the same number in JSON
+
+
+def test_whole_numbers_reach_the_agent_as_they_were_sent(serve: Serve, relayed: Callable[[str], Client]) -> None:
+    odd = serve(rough_agent(says("ok"), card(version="1.0")))
+    told = {"count": 42, "deep": [{"half": 0.5, "zero": 0}]}
+
+    relayed(odd.url).send("hi", parts=[{"data": told}], metadata=told)
+
+    message = odd.messages[0].rpc["params"]["message"]
+    metadata = {key: message["metadata"][key] for key in told}
+    for heard in (message["parts"][1]["data"], metadata):
+        assert json.dumps(heard, sort_keys=True) == json.dumps(told, sort_keys=True)

@@ -1,5 +1,6 @@
-"""A call taken by A2A messages, in both versions: what a message may say beside its words, and what its task tells."""
+"""A call taken by A2A messages of both versions: what they may say beside their words, and what the task tells."""
 
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -97,7 +98,9 @@ def test_a_data_part_names_everything(client: Client, service: Service) -> None:
     assert session(service, name)["steps"][0]["intent_source"] == "declared"
 
 
-def test_a_data_part_that_only_names_does_not_go_on(relay: Service, puppet: tuple[Puppet, str], version: Version) -> None:
+def test_a_data_part_that_only_names_does_not_go_on(
+    relay: Service, puppet: tuple[Puppet, str], version: Version
+) -> None:
     client = Client(relay.http, version, "/a2a/relay")
     more = {"account_id": "ACC-1", "amount": "1.10"}
 
@@ -190,6 +193,12 @@ def test_metadata_goes_on_to_the_agent(relay: Service, puppet: tuple[Puppet, str
     assert heard["messageId"] == "my-own-id"
 
 
+def test_an_empty_text_is_a_message_too(client: Client) -> None:
+    task = client.send("", metadata={"intent": "greeting"})
+
+    assert roles_and_words(task) == [("user", "")]
+
+
 def test_one_call_by_messages_and_by_http(client: Client, service: Service) -> None:
     name = fresh()
 
@@ -262,3 +271,25 @@ def test_a_bare_message_behind_the_relay_is_a_message(relay: Service, version: V
 
     assert (kind, words_of(said), said["contextId"]) == ("message", "you said hi", "a call")
     assert "taskId" not in said
+
+
+def test_a_task_at_once_and_its_answer_later(told: Service, version: Version, puppet: tuple[Puppet, str]) -> None:
+    client = Client(told.http, version)
+
+    began = client.send("slow 0.5", metadata={"intent": "greeting"}, returnImmediately=True)
+    meanwhile = client.get(began["id"])
+    ended = once(client, began["id"], "input-required")
+
+    assert (state_of(began), state_of(meanwhile)) == ("working", "working")
+    assert roles_and_words(began) == [("user", "slow 0.5")]
+    assert (words_of(ended["artifacts"][0]), len(puppet[0].messages)) == ("you said slow 0.5", 1)
+    assert roles_and_words(ended) == [("user", "slow 0.5")]
+
+
+def once(client: Client, task: str, state: str) -> dict[str, Any]:
+    """Return the task as soon as it is in the state."""
+    give_up = time.monotonic() + 10
+    while state_of(found := client.get(task)) != state:
+        assert time.monotonic() < give_up, found
+        time.sleep(0.02)
+    return found

@@ -91,7 +91,7 @@ def test_a_store_without_room_refuses_and_keeps_what_it_has(core: Place) -> None
 
 def test_a_turn_on_core_is_two_round_trips(core: Place) -> None:
     """Each is a script of the call, with that of the index beside it."""
-    inside = "time hmget hget hset hdel hexists hgetall pttl persist del rpush lrange expire".split()  # noqa: SIM905
+    inside = "time hmget hget hset hdel hexists hgetall pttl persist del rpush lrange expire publish".split()  # noqa: SIM905
     index = ("zadd", "zremrangebyscore")
 
     async def story() -> tuple[dict[str, int], int]:

@@ -62,6 +62,8 @@ for i = 10, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
 if ARGV[6] == '1' then
   redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened')
   if ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
+  -- A turn that nobody follows publishes no events; who watches the call learns that it is over all the same.
+  redis.call('PUBLISH', string.sub(KEYS[1], 1, -5) .. 'events', '')
 end
 return committed()
 """

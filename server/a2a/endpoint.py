@@ -48,7 +48,10 @@ from server.a2a.streams import discreet, ending
 
 log = structlog.get_logger()
 
-_STREAMING = frozenset({"SendStreamingMessage", "SubscribeToTask", "message/stream", "tasks/resubscribe"})
+_FOLLOWING = frozenset({"SubscribeToTask", "tasks/resubscribe"})
+_STREAMING = _FOLLOWING | {"SendStreamingMessage", "message/stream"}
+_FORGETTING = "tasks/pushNotificationConfig/delete"
+_WAITING = (types_v03.TaskState.input_required, types_v03.TaskState.auth_required)
 _SENDING = (types_v03.SendMessageRequest, types_v03.SendStreamingMessageRequest)
 
 
@@ -112,7 +115,8 @@ class Dispatcher(JsonRpcDispatcher):
         except Exception:
             log.exception("a2a request failed", id=request_id)
             return _refusal(request_id, InternalError(), said)
-        return ending(answer, self._stopping)
+        # A stream that sends ends with its turn, which a stopping service lets finish; one that follows may not end.
+        return ending(answer, self._stopping) if method in _FOLLOWING else answer
 
     async def _read(self, request: Request) -> Any:
         require_json(request.headers.get("content-type", ""))
@@ -152,28 +156,37 @@ class _Adapter03(JSONRPC03Adapter):
     ) -> Response:
         params: Any = read_model(document, self.METHOD_TO_MODEL[method])
         if isinstance(params, _SENDING):
-            _check_convertible(params.params.message)
+            _check_parts(params.params.message)
         context = self._context_builder.build(request)
         context.state.update(method=method, request_id=request_id)
         if method in _STREAMING:
             return await self._process_streaming_request(request_id, params, context)
-        return await self._process_non_streaming_request(request_id, params, context)
+        answer = await self._process_non_streaming_request(request_id, params, context)
+        return _json({"jsonrpc": "2.0", "id": request_id, "result": None}) if method == _FORGETTING else answer
 
 
 class _Handler03(RequestHandler03):
-    """Keeps to itself why a stream broke off."""
+    """Keeps to itself why a stream broke off, and says which update is the last: clients of 0.3 read up to that."""
 
     async def on_message_send_stream(
         self, request: types_v03.SendMessageRequest, context: ServerCallContext
     ) -> AsyncIterator[types_v03.SendStreamingMessageSuccessResponse]:
         async for event in discreet(super().on_message_send_stream(request, context)):
-            yield event
+            yield _marked(event)
 
     async def on_subscribe_to_task(
         self, request: types_v03.TaskResubscriptionRequest, context: ServerCallContext
     ) -> AsyncIterator[types_v03.SendStreamingMessageSuccessResponse]:
         async for event in discreet(super().on_subscribe_to_task(request, context)):
-            yield event
+            yield _marked(event)
+
+
+def _marked(event: types_v03.SendStreamingMessageSuccessResponse) -> types_v03.SendStreamingMessageSuccessResponse:
+    """Mark the status in which a task waits for the caller as final, as the sdk does those in which it has ended."""
+    update = event.result
+    if isinstance(update, types_v03.TaskStatusUpdateEvent) and update.status.state in _WAITING:
+        update.final = True
+    return event
 
 
 def _refusal(request_id: RequestId, error: A2AError, said: str) -> Response:
@@ -191,7 +204,11 @@ def _json(document: Any) -> Response:
     return Response(orjson.dumps(document), media_type="application/json")
 
 
-def _check_convertible(message: types_v03.Message) -> None:
+def _check_parts(message: types_v03.Message) -> None:
+    """Raise `InvalidParamsError` for what the sdk's models let pass: a part that does not say its kind is no text."""
+    for at, part in enumerate(message.parts):
+        if "kind" not in part.root.model_fields_set:
+            raise InvalidParamsError(f"params.message.parts.{at}.kind: it is missing")
     try:
         to_core_message(message)
     except Exception as error:

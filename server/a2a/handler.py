@@ -31,7 +31,7 @@ from graph.routing import Routes
 from graph.store.calls import OpenedTurn, OpenTurn
 from nodes.learning import now
 from server.a2a.incoming import read_message
-from server.a2a.push import CallPushConfigs
+from server.a2a.push import CallPushConfigs, version_of
 from server.a2a.push_guard import PushGuard
 from server.a2a.runs import Run, as_task, bare_message, read_task_id, status_of, task_id
 from server.a2a.tasks import CallTasks
@@ -117,6 +117,26 @@ class FlowHandler(DefaultRequestHandlerV2):
                 async for update in updates:
                     yield update
 
+    async def on_subscribe_to_task(
+        self, params: pb.SubscribeToTaskRequest, context: ServerCallContext
+    ) -> AsyncGenerator[Event, None]:
+        """Stream a task, and what happens in it from then on, until its turn is over."""
+        with translated():
+            async with aclosing(super().on_subscribe_to_task(params, context)) as events:
+                async for event in events:
+                    yield event
+
+    async def on_get_task_push_notification_config(
+        self, params: pb.GetTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> pb.TaskPushNotificationConfig:
+        """Return a configuration; in 0.3, where its id may be left out, the task's first."""
+        if not params.id and version_of(context) == "0.3":
+            for first in await self._push_configs.get_info(params.task_id, context):
+                return first
+            raise TaskNotFoundError("there is no such task, or it has no push notification configuration")
+        found: pb.TaskPushNotificationConfig = await super().on_get_task_push_notification_config(params, context)
+        return found
+
     @validate_request_params
     async def on_cancel_task(self, params: pb.CancelTaskRequest, context: ServerCallContext) -> pb.Task:
         """End a run: the graph at work, wherever it runs, and the agents' tasks."""
@@ -165,6 +185,8 @@ class FlowHandler(DefaultRequestHandlerV2):
         async def keep(turn: OpenTurn, run: int) -> None:
             mine = task_id(request.call_identify_id, run, turn.incarnation)
             await self._push_configs.set_info(mine, config, context)
+            if turn.calls:
+                turn.push = await turn.calls.push_of(turn.thread)
 
         return keep
 
@@ -198,7 +220,7 @@ class FlowHandler(DefaultRequestHandlerV2):
             async for published in followed:
                 for update in teller.hear(published):
                     yield update
-        if teller.known == len(run.steps):  # the events did not reach the store; the turn may have, all the same
+        if not teller.settled:  # the events did not reach the store; the turn may have, all the same
             for update in teller.catch_up(_run_of(await started.taking)):
                 yield update
 

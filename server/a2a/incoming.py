@@ -136,11 +136,12 @@ def _sorted(value: Any) -> Any:
 
 
 def _is_plain(parts: Sequence[Part]) -> bool:
-    return len(parts) == 1 and parts[0].keys() == {"text"}
+    return len(parts) == 1 and parts[0].keys() == {"text"} and bool(parts[0]["text"])
 
 
 def _validated(document: type[Document], values: Mapping[str, Any]) -> Document:
     try:
         return document.model_validate(values)
     except ValidationError as error:
-        raise InvalidParamsError(str(bad_input(error))) from error
+        said = str(bad_input(error)).replace("Input should be", "it has to be")  # pydantic's words stay inside
+        raise InvalidParamsError(said) from error

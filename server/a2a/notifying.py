@@ -34,8 +34,10 @@ class Notifier:
         heard = [event for event in events if event["event"] in _NOTIFIED]
         if not turn.push or not heard:
             return
-        run = heard[0]["run"]
-        configs = configs_of(turn.push, task_id(call, run, turn.incarnation))
+        run, over = heard[0]["run"], heard[-1]["event"] == "turn"
+        kept = configs_of(turn.push, task_id(call, run, turn.incarnation))
+        # 0.3 is sent the whole task, which is not at hand while the turn runs.
+        configs = [config for config in kept if over or config.version == "1.0"]
         if not configs:
             return
         position = f"{int(time.time() * 1000)}-0"

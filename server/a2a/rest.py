@@ -59,7 +59,7 @@ def _checked_first(route: Route, prefix: str, max_body_bytes: int, stopping: asy
         answered = await answer(limited)
         if answered.media_type == A2A_JSON_MEDIA_TYPE:
             answered.headers["content-type"] = "application/json"  # A2A 1.0, 11.1
-        return ending(answered, stopping)
+        return ending(answered, stopping) if route.path.endswith(":subscribe") else answered
 
     return Route(route.path, endpoint, methods=methods)
 

@@ -7,12 +7,15 @@ from typing import Any
 import orjson
 from a2a.types import a2a_pb2 as pb
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.message import Error as ProtobufError
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from nodes.ports import Part
 
 _PLAIN = {"text"}
+_DEEP = {"data", "metadata"}
+_UNFIT = (ParseError, ProtobufError, ValueError, RecursionError)
 
 
 def part_of(part: Part) -> pb.Part:
@@ -21,8 +24,11 @@ def part_of(part: Part) -> pb.Part:
         return pb.Part(text=part["text"])
     try:
         parsed: pb.Part = ParseDict(part, pb.Part(), ignore_unknown_fields=True)
-        parsed.SerializeToString()  # data nested too deeply parses, but cannot be written
-    except (ParseError, ValueError, RecursionError):
+        if part.keys() & _DEEP:
+            _copy(pb.Message(parts=[parsed]))
+        if "raw" in part:
+            check_base64(part["raw"], parsed.raw)
+    except _UNFIT:
         return pb.Part(text=orjson.dumps(part).decode(), media_type="application/json")
     return parsed
 
@@ -62,14 +68,15 @@ def message_of(
 
 
 def struct_of(metadata: Mapping[str, Any] | None) -> Struct | None:
-    """Return the metadata; None if there is none, or none that protobuf can hold."""
+    """Return the metadata, None if there is none; what protobuf cannot hold as its JSON text, named `json`."""
     if not metadata:
         return None
     struct = Struct()
     try:
         ParseDict(dict(metadata), struct)
-    except (ParseError, ValueError, RecursionError):
-        return None
+        _copy(pb.Message(metadata=struct))
+    except _UNFIT:
+        return struct_of({"json": orjson.dumps(metadata).decode()})
     return struct
 
 
@@ -82,19 +89,33 @@ def timestamp_of(moment: datetime) -> Timestamp:
 
 def plain_parts(parts: Iterable[pb.Part]) -> list[Part]:
     """Return parts that came in as JSON-native values."""
-    return [MessageToDict(part) for part in parts]
+    return [whole(MessageToDict(part)) for part in parts]
 
 
 def plain(struct: Struct) -> dict[str, Any]:
-    """Return metadata that came in as JSON-native values; protobuf has one kind of number, we keep whole ones."""
-    return {key: _whole(value) for key, value in MessageToDict(struct).items()}
+    """Return metadata that came in as JSON-native values."""
+    return {key: whole(value) for key, value in MessageToDict(struct).items()}
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
+    """Return the value with whole numbers as such: protobuf has one kind of number, and writes 1 as 1.0."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
+        return {key: whole(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_whole(item) for item in value]
+        return [whole(item) for item in value]
     return value
+
+
+def check_base64(written: str, read: bytes) -> None:
+    """Raise `ValueError` if the bytes are not all that was written: protobuf leaves out what is no base64."""
+    digits = len(written) - sum(map(written.count, "= \t\r\n"))
+    if digits % 4 == 1 or len(read) != digits * 3 // 4:
+        raise ValueError("no base64")
+
+
+def _copy(message: pb.Message) -> None:
+    """Copy the message as deep within an answer as there are any, as sending it will; protobuf copies 100 levels."""
+    answer = pb.StreamResponse(task=pb.Task(status=pb.TaskStatus(message=message)))
+    pb.StreamResponse.FromString(answer.SerializeToString())

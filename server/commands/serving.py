@@ -75,6 +75,7 @@ async def _serve(settings: Settings) -> None:
             log.info("serving", url=url_of(listener), flow=runtime.routes.flow.flow, checkpointer=runtime.store.kind)
             await stop
             log.info("stopping")
+            runtime.stopping.set()
 
 
 async def _serve_demo_agents(host: str) -> None:

@@ -17,7 +17,11 @@ def routes(runtime: Runtime) -> list[BaseRoute]:
     """Return the routes of the flow that the runtime serves; its name is known only once it is loaded."""
     settings, flow = runtime.settings, runtime.routes.flow
     cards = Cards(
-        flow, version("orchestrator-flows"), public_url=settings.public_url, default_version=settings.a2a_card
+        flow,
+        version("orchestrator-flows"),
+        public_url=settings.public_url,
+        default_version=settings.a2a_card,
+        rest=True,
     )
     handler = FlowHandler(
         runtime.turns,

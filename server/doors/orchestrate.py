@@ -1,6 +1,8 @@
-"""`POST /orchestrate`: one turn of a call."""
+"""`POST /orchestrate`: one turn of a call. How a request becomes a turn is told here for every door of its kind."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -13,21 +15,22 @@ from server.turn import TurnRequest
 
 router = APIRouter(tags=["calls"])
 
-_TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
-_BODY = {
+BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": OrchestrateRequest.model_json_schema()}},
     }
 }
+"""The request body, for the OpenAPI document."""
+
+_TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @router.post(
     "/orchestrate",
     summary="Take one turn of a call",
     response_model=None,
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
     responses={200: {"model": OrchestrateResponse}, **responses(409, 413, 415, 422, 503)},
 )
 async def orchestrate(request: Request) -> Response:
@@ -37,7 +40,13 @@ async def orchestrate(request: Request) -> Response:
     """
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, OrchestrateRequest, runtime.settings.max_body_bytes)
-    turn = TurnRequest(
+    told = await runtime.turns.run(turn_request(sent, traceparent_of(request.headers)))
+    return Response(orjson.dumps(told), media_type="application/json")
+
+
+def turn_request(sent: OrchestrateRequest, traceparent: str | None) -> TurnRequest:
+    """Return the turn that a client asks for."""
+    return TurnRequest(
         call_identify_id=sent.call_identify_id,
         account_id=sent.account_id,
         eci=sent.eci,
@@ -45,12 +54,11 @@ async def orchestrate(request: Request) -> Response:
         intent=sent.intent,
         language=sent.language,
         metadata=sent.metadata,
-        traceparent=_traceparent(request),
+        traceparent=traceparent,
     )
-    return Response(orjson.dumps(await runtime.turns.run(turn)), media_type="application/json")
 
 
-def _traceparent(request: Request) -> str | None:
+def traceparent_of(headers: Mapping[str, str]) -> str | None:
     """Return the trace to go on with (W3C Trace Context); what is not one is as good as none."""
-    sent = request.headers.get("traceparent", "")
+    sent = headers.get("traceparent", "")
     return sent if _TRACEPARENT.fullmatch(sent) else None

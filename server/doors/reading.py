@@ -1,6 +1,9 @@
-"""Reading a request body: bounded in bytes, checked by its document, wrong in a way that says what to do."""
+"""Reading what clients send: bounded in bytes, checked by its document, wrong in a way that says what to do; and
+telling pages of another site, which a browser lets send, from clients that are meant to."""
 
+from collections.abc import Mapping
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -22,10 +25,26 @@ async def read_document(request: Request, document: type[Document], max_bytes: i
     if "origin" in request.headers and "json" not in kind:
         # Without this any web page could drive calls on the loopback of whoever looks at it.
         raise NotJson("send it with content-type: application/json")
+    return checked(document, await _read(request, max_bytes))
+
+
+def checked(document: type[Document], text: bytes) -> Document:
+    """Return the document that a JSON text is; raises `BadInput` if it is none."""
     try:
-        return document.model_validate_json(await _read(request, max_bytes))
+        return document.model_validate_json(text)
     except ValidationError as error:
         raise bad_input(error) from error
+
+
+def is_foreign_page(headers: Mapping[str, str]) -> bool:
+    """Tell whether a web page of another site sent this: a browser lets any page open a WebSocket, and names it."""
+    if "origin" not in headers:
+        return False
+    try:
+        site = urlsplit(headers["origin"]).netloc
+    except ValueError:
+        return True
+    return site.casefold() != headers.get("host", "").casefold()
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -34,6 +53,11 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
-            raise BodyTooLarge(f"the body is longer than {max_bytes:,} bytes; send less")
+            raise too_large(max_bytes)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def too_large(max_bytes: int) -> BodyTooLarge:
+    """Return what is wrong with a body that is longer than that."""
+    return BodyTooLarge(f"the body is longer than {max_bytes:,} bytes; send less")

@@ -1,0 +1,157 @@
+"""What happens in a call, as clients are told over SSE and WebSocket: one vocabulary, and no gap after a break."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from graph.store.errors import StoreError
+from graph.store.events import Events, Published, numbers_of
+from server.following import follow, follow_turn
+from server.problems import INTERNAL, BadInput, Row, document_of, row_of
+from server.runtime import Runtime
+from server.turn import Started, Taken
+
+log = structlog.get_logger()
+
+GONE = Row(404, "events-gone", "The events are not kept any more")
+
+_LAST = ("turn", "error")
+_LATEST = 2**63 - 1
+_NOT_TOLD = "the turn has ended, and its answer was not told; GET /session/… says where the call stands"
+
+
+class EventsGone(Exception):
+    """Nobody can say any more what was published after an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event for a client."""
+
+    event: Mapping[str, Any]
+    id: str | None = None
+    """Where to go on after it; None if it is kept nowhere."""
+
+
+def shown(published: Published) -> Told:
+    """Return what clients may see of an event: not the fence that the turn holds."""
+    event = published.event
+    # A turn's answer and a problem are documents of their own, the same as without a stream.
+    hidden = ("turn", "run") if is_last(published) else ("turn",)
+    return Told({key: value for key, value in event.items() if key not in hidden}, published.position)
+
+
+def is_last(published: Published) -> bool:
+    """Tell whether the event is the last of its turn."""
+    return published.event["event"] in _LAST
+
+
+def failure(error: Exception) -> Told:
+    """Return the event that tells what went wrong; nothing internal is in it."""
+    if isinstance(error, EventsGone):
+        return Told({"event": "error", **problem(GONE, str(error))})
+    if row_of(error) is INTERNAL:
+        log.error("turn not told", exc_info=error)
+    return Told({"event": "error", **document_of(error)})
+
+
+def problem(row: Row, detail: str) -> dict[str, Any]:
+    """Return a problem document."""
+    return {"type": row.type, "title": row.title, "status": row.status, "detail": detail}
+
+
+async def of_turn(events: Events, started: Started | Taken) -> AsyncGenerator[Told, None]:
+    """Yield what happens in a turn up to its answer, or to what went wrong: the answer comes even if events are lost.
+
+    The turn goes on if nobody listens any more.
+    """
+    if isinstance(started, Started):
+        try:
+            async with aclosing(follow_turn(events, started)) as followed:
+                async for published in followed:
+                    yield shown(published)
+                    if is_last(published):
+                        return
+        except StoreError as error:
+            log.warning("events not followed", reason=str(error))
+    yield await _outcome(started)
+
+
+async def _outcome(started: Started | Taken) -> Told:
+    if isinstance(started, Taken):
+        return Told({"event": "turn", **started.answer()})
+    await asyncio.wait({started.taking})  # not awaited itself: it would be cancelled with whoever listens
+    if started.taking.cancelled():
+        return failure(InterruptedError("the turn was cut off"))
+    error = started.taking.exception()
+    if isinstance(error, Exception):
+        return failure(error)
+    return Told({"event": "turn", **started.taking.result().answer()})
+
+
+async def known_event(events: Events, thread: str, position: str) -> Published:
+    """Return the event that a client saw last: while it is kept, everything after it is kept.
+
+    Raises:
+        BadInput: if no event can be named so.
+        EventsGone: if it is not kept any more.
+        StoreError: if the store failed.
+    """
+    try:
+        found = await events.read(thread, _just_before(position), limit=1)
+    except ValueError as error:
+        remedy = "no event has such an id; send the id of the last event that came"
+        raise BadInput([{"field": "Last-Event-ID", "message": remedy}]) from error
+    if not found or found[0].position != position:
+        raise EventsGone("what came after that event is not kept any more; GET /session/… says where the call stands")
+    return found[0]
+
+
+def _just_before(position: str) -> str:
+    milliseconds, number = numbers_of(position)
+    if number:
+        return f"{milliseconds}-{number - 1}"
+    return f"{milliseconds - 1}-{_LATEST}"
+
+
+async def rest_of_call(runtime: Runtime, thread: str, known: Published) -> AsyncGenerator[Published, None]:
+    """Yield what was published after an event, until no turn is open and the last one has told its end.
+
+    Raises:
+        EventsGone: if a turn has ended and did not tell how.
+        StoreError: if the store failed.
+    """
+    told_end, waited = is_last(known), False
+    async with aclosing(follow(runtime.store.events, thread, known.position)) as following:
+        async for published in following:
+            if published is not None:
+                told_end, waited = is_last(published), False
+                yield published
+            elif await _turn_is_open(runtime, thread):
+                waited = False
+            elif told_end:
+                return
+            elif waited:
+                raise EventsGone(_NOT_TOLD)
+            else:
+                waited = True  # a turn tells its end just after it has given the call back
+
+
+async def rest_of_turn(runtime: Runtime, thread: str, known: Published) -> AsyncGenerator[Published, None]:
+    """Yield what was published after an event in the turn it belongs to, up to that turn's end; raises the same."""
+    async with aclosing(rest_of_call(runtime, thread, known)) as following:
+        async for published in following:
+            if published.event.get("turn") == known.event.get("turn"):
+                yield published
+                if is_last(published):
+                    return
+    raise EventsGone(_NOT_TOLD)
+
+
+async def _turn_is_open(runtime: Runtime, thread: str) -> bool:
+    record = await runtime.store.calls.read(thread)
+    return bool(record and record.opened and record.opened.live)
