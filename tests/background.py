@@ -26,6 +26,7 @@ class Background:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.run(self._stack.aclose())
+        self.run(_end_watchers())
         self.run(self.loop.shutdown_asyncgens())
         self.run(self.loop.shutdown_default_executor())
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -39,3 +40,11 @@ class Background:
     def open(self, context: AbstractAsyncContextManager[Result]) -> Result:
         """Enter a context; it is left when the background ends, the last first."""
         return self.run(self._stack.enter_async_context(context))
+
+
+async def _end_watchers() -> None:
+    """End what libraries leave running for as long as the loop does, such as sse-starlette's watcher of shutdowns."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, cast
 
+import orjson
 import structlog
 from a2a.server.agent_execution.active_task import TERMINAL_TASK_STATES
 from a2a.server.agent_execution.agent_executor import AgentExecutor
@@ -259,8 +260,9 @@ def _error(code: int, problem: Any) -> A2AError:
 
 
 def _as_metadata(facts: dict[str, Any]) -> dict[str, str]:
-    """Write facts as `google.rpc.ErrorInfo` wants them: text by text."""
-    return {key: value if isinstance(value, str) else str(value) for key, value in facts.items() if key != "detail"}
+    """Write facts as `google.rpc.ErrorInfo` wants them: all text, as JSON what is none."""
+    told = {key: value for key, value in facts.items() if key != "detail"}
+    return {key: value if isinstance(value, str) else orjson.dumps(value).decode() for key, value in told.items()}
 
 
 def _idempotency_key(context: ServerCallContext) -> str | None:

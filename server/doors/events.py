@@ -21,6 +21,7 @@ GONE = Row(404, "events-gone", "The events are not kept any more")
 
 _LAST = ("turn", "error")
 _LATEST = 2**63 - 1
+_SILENCE_SECONDS = 2.0
 _NOT_TOLD = "the turn has ended, and its answer was not told; GET /session/… says where the call stands"
 
 
@@ -125,20 +126,18 @@ async def rest_of_call(runtime: Runtime, thread: str, known: Published) -> Async
         EventsGone: if a turn has ended and did not tell how.
         StoreError: if the store failed.
     """
-    told_end, waited = is_last(known), False
+    newest, silence = known, Silence()
     async with aclosing(follow(runtime.store.events, thread, known.position)) as following:
         async for published in following:
             if published is not None:
-                told_end, waited = is_last(published), False
+                newest, silence = published, Silence()
                 yield published
-            elif await _turn_is_open(runtime, thread):
-                waited = False
-            elif told_end:
+            if is_last(newest) and await _nothing_follows(runtime, thread, newest):
                 return
-            elif waited:
+            if published is None and await turn_is_open(runtime, thread):
+                silence = Silence()
+            elif published is None and silence.is_final():
                 raise EventsGone(_NOT_TOLD)
-            else:
-                waited = True  # a turn tells its end just after it has given the call back
 
 
 async def rest_of_turn(runtime: Runtime, thread: str, known: Published) -> AsyncGenerator[Published, None]:
@@ -152,6 +151,25 @@ async def rest_of_turn(runtime: Runtime, thread: str, known: Published) -> Async
     raise EventsGone(_NOT_TOLD)
 
 
-async def _turn_is_open(runtime: Runtime, thread: str) -> bool:
+async def turn_is_open(runtime: Runtime, thread: str) -> bool:
+    """Tell whether a turn is at work in the call, wherever it runs."""
     record = await runtime.store.calls.read(thread)
     return bool(record and record.opened and record.opened.live)
+
+
+class Silence:
+    """A time in which no turn is open and nothing is published; a turn tells its end just after it ended."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def is_final(self) -> bool:
+        """Tell whether it has lasted so long that nothing can come of a turn that has ended."""
+        now = asyncio.get_running_loop().time()
+        self._since = now if self._since is None else self._since
+        return now - self._since >= _SILENCE_SECONDS
+
+
+async def _nothing_follows(runtime: Runtime, thread: str, newest: Published) -> bool:
+    is_open = await turn_is_open(runtime, thread)
+    return not is_open and await runtime.store.events.last(thread) == newest.position

@@ -20,6 +20,7 @@ from server.doors.documents import OrchestrateRequest
 from server.doors.events import (
     GONE,
     EventsGone,
+    Silence,
     Told,
     failure,
     is_last,
@@ -154,14 +155,16 @@ async def _told(published: AsyncGenerator[Published, None]) -> _Stream:
 
 async def _whole_call(runtime: Runtime, thread: str, after: str) -> _Stream:
     """Yield what happens in a call, turn after turn, until it has ended."""
+    silence = Silence()
     try:
         async with aclosing(follow(runtime.store.events, thread, after)) as following:
             async for published in following:
                 if published is not None:
+                    silence = Silence()
                     yield shown(published)
                     if _ends_call(runtime, published):
                         return
-                elif _is_over(runtime, await runtime.store.calls.read(thread)):
+                elif _is_over(runtime, await runtime.store.calls.read(thread)) and silence.is_final():
                     return
     except (EventsGone, StoreError) as error:
         yield failure(error)
