@@ -63,6 +63,14 @@ def test_the_a2a_client_is_answered(start: StartService) -> None:
     assert "TASK_STATE_INPUT_REQUIRED" in said
 
 
+def test_the_websocket_client_is_told(start: StartService) -> None:
+    service = start(checkpointer="memory")
+
+    said = output_of(program("websocket").replace("ws://localhost:8000", service.url.replace("http", "ws", 1)))
+
+    assert said.split() == ["state_change", "step", "turn"]
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README's commands use curl")
 def test_the_curl_calls_are_answered(start: StartService) -> None:
     service = start(checkpointer="memory")
@@ -76,6 +84,7 @@ def test_the_curl_calls_are_answered(start: StartService) -> None:
     assert '"next_flow_id":2' in said[0]
     assert '"deleted":true' in said[1]
     assert '"status":"ready"' in said[1]
+    assert "event: turn" in said[2]
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:
