@@ -10,6 +10,8 @@ from a2a.utils.errors import A2AError, InternalError
 from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response
 
+_CANCEL_AGAIN_SECONDS = 0.1
+
 log = structlog.get_logger()
 
 
@@ -45,6 +47,6 @@ async def _until(stopping: asyncio.Event, stream: AsyncGenerator[Any]) -> AsyncG
             yield event
     finally:
         stopped.cancel()
-        if following and following.cancel():
-            await asyncio.wait({following})
+        while following and following.cancel():  # before Python 3.12, `wait_for` may swallow it (gh-86296)
+            await asyncio.wait({following}, timeout=_CANCEL_AGAIN_SECONDS)
         await stream.aclose()

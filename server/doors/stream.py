@@ -164,8 +164,10 @@ async def _whole_call(runtime: Runtime, thread: str, after: str) -> _Stream:
                     yield shown(published)
                     if _ends_call(runtime, published):
                         return
-                elif _is_over(runtime, await runtime.store.calls.read(thread)) and silence.is_final():
-                    return
+                else:
+                    record = await runtime.store.calls.read(thread)
+                    if record is None or (_is_over(runtime, record) and silence.is_final()):
+                        return
     except (EventsGone, StoreError) as error:
         yield failure(error)
 
@@ -176,9 +178,7 @@ def _ends_call(runtime: Runtime, published: Published) -> bool:
     return ended and not runtime.routes.flow.restarts
 
 
-def _is_over(runtime: Runtime, record: CallRecord | None) -> bool:
+def _is_over(runtime: Runtime, record: CallRecord) -> bool:
     """Tell whether nothing can happen in the call any more."""
-    if record is None:
-        return True
     ended = record.state.get("is_complete") or record.state.get("ended")
     return bool(ended) and not record.opened and not runtime.routes.flow.restarts
