@@ -154,9 +154,9 @@ class Client:
             if not response.headers["content-type"].startswith("text/event-stream"):
                 response.read()
                 raise RpcError(response.json()["error"])
-            for line in _lines(response):
-                if line.startswith(b"data:"):
-                    answer = json.loads(line.removeprefix(b"data:"))
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    answer = json.loads(line.removeprefix("data:"))
                     if "error" in answer:
                         raise RpcError(answer["error"])
                     yield answer["result"]
@@ -170,14 +170,6 @@ class Client:
 
     def _part(self, part: Mapping[str, Any]) -> Json:
         return part_03(part) if self.version == "0.3" and "kind" not in part else dict(part)
-
-
-def _lines(response: httpx.Response) -> Iterator[bytes]:
-    """Yield lines as a stream of events has them; httpx's own end at other characters of a text too."""
-    left = b""
-    for piece in response.iter_bytes():
-        *lines, left = (left + piece).split(b"\n")
-        yield from lines
 
 
 def part_03(part: Mapping[str, Any]) -> Json:

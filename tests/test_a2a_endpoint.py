@@ -354,6 +354,7 @@ def test_what_is_missing_in_1_0_is_named(site: Site) -> None:
     answer = site.post({**sending(), "params": {"message": {"parts": [{"text": "x"}]}}}, headers=VERSION_1_0)
 
     assert code(answer) == -32602
+    assert answer["error"]["message"] == "message.messageId, message.role: missing or empty"
     info, wrong = answer["error"]["data"]
     assert info["metadata"] == {}
     assert {"message.role", "message.message_id"} <= {each["field"] for each in wrong["fieldViolations"]}

@@ -216,7 +216,7 @@ def test_metadata_that_is_nested_too_deeply_comes_as_text(serve: Serve, relayed:
     assert json.loads(task["artifacts"][0]["metadata"]["json"]) == metadata
 
 
-def test_numbers_reach_the_client_with_their_value(serve: Serve, relayed: Callable[[str], Client]) -> None:
+def test_whole_numbers_reach_the_client_as_they_were_sent(serve: Serve, relayed: Callable[[str], Client]) -> None:
     data = {"count": 42, "deep": [{"half": 0.5, "zero": 0}]}
     artifact = {"artifactId": "a", "parts": [{"kind": "data", "data": data}]}
     result = {"kind": "task", "id": "t", "status": {"state": "completed"}, "artifacts": [artifact]}
@@ -228,7 +228,17 @@ def test_numbers_reach_the_client_with_their_value(serve: Serve, relayed: Callab
 
     (chunk,) = [body["artifact"] for body in streamed if "artifact" in body]
     for shown in (task["artifacts"][0], client.get(task["id"])["artifacts"][0], chunk):
-        assert shown["parts"][0]["data"] == data  # protobuf writes 42 as 42.0: the same number in JSON
+        assert json.dumps(shown["parts"][0]["data"], sort_keys=True) == json.dumps(data, sort_keys=True)
+
+
+def test_line_ends_of_unicode_stay_within_their_event(serve: Serve, relayed: Callable[[str], Client]) -> None:
+    words = "one\u2028two\u2029three\u0085four"
+    odd = serve(rough_agent(says(words)))
+
+    told = [opened(event)[1] for event in relayed(odd.url).stream(words)]  # read by lines, as httpx ends them
+
+    assert words_of(told[0]["history"][0]) == words
+    assert words in [answer_of(body) for body in told if "status" in body]
 
 
 def test_whole_numbers_reach_the_agent_as_they_were_sent(serve: Serve, relayed: Callable[[str], Client]) -> None:

@@ -200,8 +200,9 @@ def test_metadata_that_cannot_be_handed_on(service: Service) -> None:
     assert problem["errors"][0]["field"] == "metadata"
 
 
-def test_a_form_of_another_web_page_is_refused(service: Service) -> None:
-    page = {"origin": "http://elsewhere.example", "content-type": "text/plain"}
+@pytest.mark.parametrize("kind", ["text/plain", "text/plain; charset=json"])
+def test_a_form_of_another_web_page_is_refused(service: Service, kind: str) -> None:
+    page = {"origin": "http://elsewhere.example", "content-type": kind}
 
     refused(service.http.post("/orchestrate", content=json.dumps(GOOD), headers=page), 415, "unsupported-media-type")
     assert (

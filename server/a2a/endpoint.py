@@ -33,6 +33,7 @@ from server.a2a.context import Contexts, bounded, knowing_card
 from server.a2a.discovery import OLD_BASE, card_routes
 from server.a2a.envelope import (
     RequestId,
+    check_message,
     error_document,
     id_of,
     method_of,
@@ -44,7 +45,7 @@ from server.a2a.envelope import (
     version_of,
 )
 from server.a2a.rest import rest_routes
-from server.a2a.streams import discreet, ending
+from server.a2a.streams import discreet, ending, tidy
 
 log = structlog.get_logger()
 
@@ -116,7 +117,7 @@ class Dispatcher(JsonRpcDispatcher):
             log.exception("a2a request failed", id=request_id)
             return _refusal(request_id, InternalError(), said)
         # A stream that sends ends with its turn, which a stopping service lets finish; one that follows may not end.
-        return ending(answer, self._stopping) if method in _FOLLOWING else answer
+        return ending(tidy(answer), self._stopping) if method in _FOLLOWING else tidy(answer)
 
     async def _read(self, request: Request) -> Any:
         require_json(request.headers.get("content-type", ""))
@@ -210,6 +211,7 @@ def _check_parts(message: types_v03.Message) -> None:
         if "kind" not in part.root.model_fields_set:
             raise InvalidParamsError(f"params.message.parts.{at}.kind: it is missing")
     try:
-        to_core_message(message)
+        core = to_core_message(message)
     except Exception as error:
         raise InvalidParamsError("params.message.parts: a part is not what its kind says") from error
+    check_message(core, [getattr(getattr(part.root, "file", None), "bytes", None) for part in message.parts])

@@ -4,10 +4,11 @@ The words of the libraries behind us stay inside: they name our parts, repeat wh
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+from a2a.types.a2a_pb2 import Message as A2AMessage
 from a2a.types.a2a_pb2 import SendMessageRequest
 from a2a.utils.error_handlers import build_error_details
 from a2a.utils.errors import (
@@ -21,11 +22,14 @@ from a2a.utils.errors import (
     JSONParseError,
     VersionNotSupportedError,
 )
+from a2a.utils.proto_utils import validate_proto_required_fields
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from pydantic import BaseModel, ValidationError
 
 from server.a2a.cards import Version
+from server.a2a.wording import check_base64
+from server.json_text import is_json
 
 RequestId = str | int | None
 
@@ -34,6 +38,7 @@ MAX_DEPTH = 36
 
 _VERSION = re.compile(r"(\d{1,3})\.(\d{1,3})(\.\d{1,9})?")
 _BAD_FIELD = re.compile(r"Failed to parse ([A-Za-z_]+) field")
+_UNDERSCORED = re.compile(r"_([a-z])")
 _ODD = "it is not of the kind that the specification says"
 
 
@@ -62,8 +67,7 @@ def require_json(content_type: str) -> None:
 
     No page in a browser can send that to another site unasked, so none can drive calls on a loopback address.
     """
-    essence = content_type.partition(";")[0].strip().lower()
-    if essence != "application/json" and not (essence.startswith("application/") and essence.endswith("+json")):
+    if not is_json(content_type):
         raise ContentTypeNotSupportedError("send the request with content-type: application/json")
 
 
@@ -158,7 +162,33 @@ def _read(sent: dict[str, Any], kind: type[Message], *where: str) -> Message:
     except (ParseError, TypeError, ValueError, AttributeError) as error:
         path = ".".join((*where, *_BAD_FIELD.findall(str(error))))
         raise InvalidParamsError(f"{path or 'the body'}: {_ODD}") from error
+    if isinstance(typed, SendMessageRequest):
+        check_message(typed.message, [part.get("raw") for part in message.get("parts") or ()])
     return typed
+
+
+def check_message(message: A2AMessage, written: Sequence[str | None]) -> None:
+    """Raise `InvalidParamsError` for a message that lacks what it needs, or whose bytes are not what was written.
+
+    Args:
+        message: as it was read.
+        written: of each part, the base64 that it was read from: what is none would be read as other bytes.
+    """
+    try:
+        validate_proto_required_fields(message)
+    except InvalidParamsError as error:
+        missing = [{**each, "field": f"message.{each['field']}"} for each in (error.data or {})["errors"]]
+        names = ", ".join(_json_name(each["field"]) for each in missing)
+        raise InvalidParamsError(f"{names}: missing or empty", data={"errors": missing}) from error
+    for at, (text, part) in enumerate(zip(written, message.parts, strict=True)):
+        try:
+            check_base64(text or "", part.raw)
+        except ValueError as error:
+            raise InvalidParamsError(f"message.parts.{at}: its bytes are not base64") from error
+
+
+def _json_name(field: str) -> str:
+    return _UNDERSCORED.sub(lambda match: match[1].upper(), field)
 
 
 def _explained(error: ValidationError) -> A2AError:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from server.a2a.context import Contexts, bounded
 from server.a2a.discovery import Endpoint
 from server.a2a.envelope import parse, read_body, require_json
-from server.a2a.streams import ending
+from server.a2a.streams import ending, tidy
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ def _checked_first(route: Route, prefix: str, max_body_bytes: int, stopping: asy
                 read_body(parse(await limited.body()), kind)
         except A2AError as error:
             return _refusal(error)
-        answered = await answer(limited)
+        answered = tidy(await answer(limited))
         if answered.media_type == A2A_JSON_MEDIA_TYPE:
             answered.headers["content-type"] = "application/json"  # A2A 1.0, 11.1
         return ending(answered, stopping) if route.path.endswith(":subscribe") else answered

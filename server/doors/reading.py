@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from server.json_text import is_json
 from server.problems import BodyTooLarge, NotJson, bad_input
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -21,8 +22,7 @@ async def read_document(request: Request, document: type[Document], max_bytes: i
         BodyTooLarge: if it is longer than `max_bytes`.
         BadInput: if it is not what `document` says.
     """
-    kind = request.headers.get("content-type", "")
-    if "origin" in request.headers and "json" not in kind:
+    if "origin" in request.headers and not is_json(request.headers.get("content-type", "")):
         # Without this any web page could drive calls on the loopback of whoever looks at it.
         raise NotJson("send it with content-type: application/json")
     return checked(document, await _read(request, max_bytes))

@@ -33,6 +33,7 @@ from server.doors.orchestrate import BODY, traceparent_of, turn_request
 from server.doors.reading import read_document
 from server.doors.sessions import CallId
 from server.following import follow
+from server.json_text import one_line
 from server.problems import SessionNotFound, respond, responses
 from server.runtime import Runtime
 
@@ -128,7 +129,7 @@ class _Response(EventSourceResponse):
 async def _written(told: _Stream) -> AsyncGenerator[ServerSentEvent, None]:
     async with aclosing(told):
         async for one in told:
-            yield ServerSentEvent(orjson.dumps(one.event).decode(), event=one.event["event"], id=one.id)
+            yield ServerSentEvent(one_line(orjson.dumps(one.event).decode()), event=one.event["event"], id=one.id)
 
 
 async def _resumed(runtime: Runtime, call: str, seen: str) -> Response:
