@@ -41,6 +41,7 @@ class _Begun:
     deadline: float
     run: int
     followed: bool = False
+    """Whether anybody hears what happens in it: who follows its events, or is notified."""
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -154,6 +155,7 @@ class Turns:
         if turn.state.get("ended") or self._run_of(turn) != run:
             await give_back(self._calls, turn)
             return
+        turn.wants_trail = bool(turn.push)
         begun = _Begun(turn, request, deadline, run, followed=True)
         begun.cancel.set()
         await self._go(begun)
@@ -205,7 +207,6 @@ class Turns:
         if turn.answered is not None:
             return await self._taken_before(request, thread, turn.answered)
         turn.one_save = self._waits
-        turn.wants_trail = wants_trail or bool(turn.push)
         try:
             run = self._legal(turn, request)
             if once_begun is not None:
@@ -213,7 +214,9 @@ class Turns:
         except BaseException:
             await give_back(self._calls, turn)
             raise
-        return _Begun(turn, request, deadline, run)
+        notifies = bool(turn.push)
+        turn.wants_trail = wants_trail or notifies
+        return _Begun(turn, request, deadline, run, followed=notifies)
 
     async def _begun(self, thread: str, request: TurnRequest, deadline: float) -> OpenTurn:
         async def begin() -> OpenTurn:

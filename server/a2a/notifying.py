@@ -43,10 +43,12 @@ class Notifier:
         position = f"{int(time.time() * 1000)}-0"
         teller = Teller(Run(call, run, turn.incarnation, ()), restarts=self._routes.flow.restarts)
         updates = [update for event in heard for update in teller.hear(Published(position, event))]
-        self._sender.notify(configs, as_task(_run_now(turn, call, run, heard[-1]), self._routes), updates)
+        self._sender.notify(configs, as_task(_run_now(turn, call, run, heard), self._routes), updates)
 
 
-def _run_now(turn: OpenTurn, call: str, run: int, last: Mapping[str, Any]) -> Run:
-    steps = [step for step in turn.trail if step.get("run", 1) == run]
+def _run_now(turn: OpenTurn, call: str, run: int, heard: Sequence[Mapping[str, Any]]) -> Run:
+    # Of a turn that began before there was a configuration, the trail may not be at hand.
+    trail = turn.trail or [event["step"] for event in heard if event["event"] == "step"]
+    steps, last = [step for step in trail if step.get("run", 1) == run], heard[-1]
     opened = None if last["event"] == "turn" else OpenedTurn(turn.token, True, {"at": now()})
     return Run(call, run, turn.incarnation, steps, opened, summary=last.get("session_summary"))

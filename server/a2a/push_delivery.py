@@ -55,7 +55,7 @@ class PushSender:
 
     Args:
         guard: says which addresses may be reached.
-        current: returns, just before a notification is sent, its configuration as it is kept now, or None.
+        current: returns, just before each attempt, the notification's configuration as it is kept now, or None.
         patience: how long a webhook is tried.
         limit: how many notifications may wait; beyond it the oldest goes, the last word on a turn last of all.
         limit_bytes: how long they may be in all, bytes.
@@ -149,9 +149,7 @@ class PushSender:
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
-            push = await self._as_kept_now(delivery.push)
-            if push is not None:
-                await self._send_with_patience(push, delivery.payload)
+            await self._send_with_patience(delivery.push, delivery.payload)
         except (PushRefused, _Undelivered) as error:
             log.warning("push notification not delivered", task=delivery.push.config.task_id, reason=str(error))
             if isinstance(error, _Undelivered) and error.again:
@@ -164,7 +162,6 @@ class PushSender:
             return push  # a lost notification is worse than one too many
 
     async def _send_with_patience(self, push: PushConfig, payload: Payload) -> None:
-        url, headers = self._guard.checked(push.config.url), _headers(push)
         patience = self._patience
         async for attempt in stamina.retry_context(
             on=self._pause,
@@ -176,7 +173,9 @@ class PushSender:
             wait_exp_base=3,
         ):
             with attempt:
-                await self._send(url, headers, payload.body)
+                now = await self._as_kept_now(push)
+                if now is not None:
+                    await self._send(self._guard.checked(now.config.url), _headers(now), payload.body)
 
     def _pause(self, error: Exception) -> bool | float:
         """Tell whether to try again, and after how long if the webhook said so."""
