@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from nodes.canceling import Canceled, OpenTask
+from nodes.parts import Folded, unfold
 from nodes.ports import AgentRequest, FilePart, Reply
 from nodes.remote.errors import AgentError, TimedOut
 from nodes.spec import UNKNOWN, Place, public_url
@@ -29,6 +30,8 @@ class Outcome:
     error: AgentError | None
     started: str
     duration_ms: float
+    so_far: Folded | None = None
+    """What the agent had handed over before the error."""
 
 
 def learn(state: CallState, place: Place, where: str, request: AgentRequest, outcome: Outcome) -> dict[str, Any]:
@@ -76,8 +79,8 @@ def _succeeded(outcome: Outcome) -> bool:
 
 
 def response_text(response: Mapping[str, Any]) -> str:
-    """Return what a person would be told of a step's response."""
-    return str(response.get("text") or response.get("error", {}).get("message", ""))
+    """Return what a person would be told of a step's response: what went wrong, or else what the agent said."""
+    return str(response.get("error", {}).get("message") or response.get("text", ""))
 
 
 def _step(
@@ -117,8 +120,9 @@ def _with_the_rest(step: Step, state: CallState, outcome: Outcome, ended: Ended 
         step["caller_message_id"] = state["caller_message_id"]
     if state.get("parts") and not state.get("steps"):
         step["parts"] = state["parts"]
-    if outcome.reply is not None and outcome.reply.layout is not None:
-        step["layout"] = outcome.reply.layout
+    handed_over = outcome.reply or outcome.so_far
+    if handed_over is not None and handed_over.layout is not None:
+        step["layout"] = handed_over.layout
     return step
 
 
@@ -128,18 +132,29 @@ def _response(state: CallState, place: Place, request: AgentRequest, outcome: Ou
         described = {"type": error.kind, "message": str(error), "retryable": error.retryable}
         unknown = {"retryable": False, "outcome": "unknown"} if _unsettled(state, place, request, error) else {}
         canceled = {"task_state": "canceled"} if isinstance(error, Canceled) and error.confirmed else {}
-        return {"error": described | unknown, **canceled}
+        return {**_content(outcome.so_far), "error": described | unknown, **canceled}
     reply = outcome.reply
-    response: dict[str, Any] = {
-        "text": reply.text,
-        "data": list(reply.data),
-        "files": [_file(file) for file in reply.files],
-        "task_state": reply.task_state,
-    }
+    response = _content(reply)
+    if reply.task_state:
+        response["task_state"] = reply.task_state
     if reply.task_state in _FAILED:
-        message = reply.text or f"agent {request.agent!r} ended its task as {reply.task_state}"
+        message = _said(response, reply) or f"agent {request.agent!r} ended its task as {reply.task_state}"
         response["error"] = {"type": f"task_{reply.task_state}", "message": message, "retryable": True}
-    return {key: value for key, value in response.items() if value}
+    return response
+
+
+def _content(handed_over: Reply | Folded | None) -> dict[str, Any]:
+    if handed_over is None:
+        return {}
+    files = [_file(file) for file in handed_over.files]
+    content = {"text": handed_over.text, "data": list(handed_over.data), "files": files}
+    return {key: value for key, value in content.items() if value}
+
+
+def _said(response: Mapping[str, Any], reply: Reply) -> str:
+    """Return the words of the agent's message, without those of its artifacts."""
+    _, message = unfold(response, reply.layout)
+    return "\n".join(part["text"] for part in (message or {}).get("parts", ()) if part.get("text"))
 
 
 def _unsettled(state: CallState, place: Place, request: AgentRequest, error: AgentError) -> bool:

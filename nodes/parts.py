@@ -31,7 +31,10 @@ class Folded:
     """An answer as a step keeps it."""
 
     text: str
-    """Of the artifacts first, then of the message; texts are joined by a line break, empty ones left out."""
+    """Of the artifacts first, then of the message, each on a new line; empty ones are left out.
+
+    A text that follows upon another in the same artifact goes on with it: agents stream a text piece by piece.
+    """
     data: tuple[Any, ...]
     files: tuple[FilePart, ...]
     layout: Json | None
@@ -45,12 +48,13 @@ def fold(artifacts: Sequence[Any], message: Any) -> Folded:
         Unreadable: if a part, a list or an artifact is none.
     """
     folding = _Folding()
-    laid = [_laid(read_artifact(artifact, number), folding) for number, artifact in enumerate(artifacts, 1)]
+    read = [read_artifact(artifact, number) for number, artifact in enumerate(artifacts, 1)]
+    laid = [_laid(artifact, folding, in_pieces=True) for artifact in read]
     said = None if message is None else read_said(message)
     layout: Json = {"artifacts": laid} if laid else {}
     if said is not None:
-        layout["message"] = _laid(said, folding)
-    text, data, files = "\n".join(folding.texts), tuple(folding.data), tuple(folding.files)
+        layout["message"] = _laid(said, folding, in_pieces=False)
+    text, data, files = "".join(folding.texts), tuple(folding.data), tuple(folding.files)
     plain = not laid and _message({"text": text, "data": data, "files": map(_fields, files)}) == said
     return Folded(text, data, files, None if plain else layout)
 
@@ -142,12 +146,12 @@ class _Folding:
         self.texts: list[str] = []
         self.data: list[Any] = []
         self.files: list[FilePart] = []
-        self._end = -1
+        self._end = 0
 
-    def add(self, part: Part) -> Json:
+    def add(self, part: Part, *, goes_on: bool) -> Json:
         """Take the content out of the part, and return what points at it with all the rest."""
         if "text" in part:
-            return {"text": self._add_text(part["text"]), **_rest(part, ("text",))}
+            return {"text": self._add_text(part["text"], goes_on), **_rest(part, ("text",))}
         if "data" in part:
             self.data.append(part["data"])
             return {"data": len(self.data) - 1, **_rest(part, ("data",))}
@@ -157,11 +161,13 @@ class _Folding:
         self.files.append(file)
         return {"file": len(self.files) - 1, **_rest(part, _of_file(_fields(file)))}
 
-    def _add_text(self, text: str) -> list[int]:
+    def _add_text(self, text: str, goes_on: bool) -> list[int]:
         if not text:
             return [0, 0]
-        self.texts.append(text)
-        start, self._end = self._end + 1, self._end + 1 + len(text)
+        between = "\n" if self.texts and not goes_on else ""
+        self.texts += [between, text]
+        start = self._end + len(between)
+        self._end = start + len(text)
         return [start, self._end]
 
 
@@ -173,8 +179,13 @@ def _holder(fields: Json) -> Json:
     return read
 
 
-def _laid(holder: Json, folding: _Folding) -> Json:
-    return {**holder, "parts": [folding.add(part) for part in holder["parts"]]}
+def _laid(holder: Json, folding: _Folding, *, in_pieces: bool) -> Json:
+    before = [False, *("text" in part for part in holder["parts"])]
+    parts = [
+        folding.add(part, goes_on=in_pieces and after_text)
+        for part, after_text in zip(holder["parts"], before, strict=False)
+    ]
+    return {**holder, "parts": parts}
 
 
 def _unlaid(holder: Json, response: Mapping[str, Any]) -> Json:

@@ -62,7 +62,8 @@ class StageNode:
         except AgentError as caught:
             error = caught
             log.warning("agent failed", agent=request.agent, url=public_url(request.url), type=caught.kind)
-        return Outcome(reply, error, started, round((time.perf_counter() - clock) * 1000, 3))
+        so_far = tell.so_far() if reply is None else None
+        return Outcome(reply, error, started, round((time.perf_counter() - clock) * 1000, 3), so_far)
 
     async def _reply(self, request: AgentRequest, context: TurnContext, tell: Teller) -> Reply | None:
         """Return the agent's answer, or None if the call is to end before there is one."""

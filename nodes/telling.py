@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nodes.artifacts import Artifacts
+from nodes.parts import Folded, fold
 from nodes.ports import Chunk, Progress
 
 
 class Teller:
-    """Hears what an agent does and tells of it; knows the agent's task even if no answer comes.
+    """Hears what an agent does and tells of it; knows the agent's task and its pieces even if no answer comes.
 
     Args:
         write: takes the events; a no-op where nobody follows the turn.
@@ -21,6 +23,7 @@ class Teller:
         """Whether the agent was asked at all."""
         self.task_id: str | None = None
         """The agent's task, as far as it told of one."""
+        self._artifacts = Artifacts()
 
     def begins(self) -> None:
         """Tell that the agent is about to be asked."""
@@ -31,12 +34,17 @@ class Teller:
         """Pass on what the agent tells."""
         self._write(self._chunk(news) if isinstance(news, Chunk) else self._progress(news))
 
+    def so_far(self) -> Folded:
+        """Return what the agent has handed over."""
+        return fold(self._artifacts.all(), None)
+
     def _progress(self, progress: Progress) -> dict[str, Any]:
         self.task_id = progress.task_id or self.task_id
         message = {"message": {"parts": list(progress.parts)}} if progress.parts else {}
         return {"event": "state_change", **self._about, "task_state": progress.task_state, **message}
 
     def _chunk(self, chunk: Chunk) -> dict[str, Any]:
+        self._artifacts.take(chunk.artifact, append=chunk.append)
         named = {**chunk.artifact, "artifactId": artifact_id(self._about["step"], chunk.artifact["artifactId"])}
         return {
             "event": "message_chunk",

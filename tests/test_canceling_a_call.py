@@ -28,6 +28,7 @@ def test_a_cancel_leaves_the_agent_at_work_and_tells_it() -> None:
         assert (step["next_flow_id"], step["is_complete"], step["input_message"]) == (1, False, "work")
         message = "the call was canceled; agent 'relay' canceled its task"
         assert step["response_data"] == {
+            "text": "your bill",  # what it had handed over
             "error": {"type": "canceled", "message": message, "retryable": False},
             "task_state": "canceled",
         }
@@ -48,8 +49,10 @@ def test_an_agent_that_cannot_be_told_does_not_keep_the_call_open() -> None:
 
         message = "the call was canceled; agent 'relay' did not confirm it"
         assert state["ended"] == "canceled"
-        assert state["steps"][-1]["response_data"] == {
-            "error": {"type": "canceled", "message": message, "retryable": False}
+        assert state["steps"][-1]["response_data"]["error"] == {
+            "type": "canceled",
+            "message": message,
+            "retryable": False,
         }
 
     told(story)

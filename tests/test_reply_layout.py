@@ -1,6 +1,7 @@
 """An agent's answer is kept as text, data and files, and can be given back as it lay in artifacts and message."""
 
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -50,8 +51,14 @@ def test_an_answer_is_given_back_as_it_was(artifacts: list[Json], message: Json 
 
 @given(artifacts=st.lists(_artifacts, max_size=3), message=st.none() | _messages)
 def test_the_text_is_that_of_all_parts_in_order(artifacts: list[Json], message: Json | None) -> None:
-    parts = [part for holder in [*artifacts, message or {"parts": []}] for part in holder["parts"]]
-    assert fold(artifacts, message).text == "\n".join(part["text"] for part in parts if part.get("text"))
+    pieces = [
+        "".join(part["text"] for part in together)
+        for artifact in artifacts
+        for is_text, together in groupby(artifact["parts"], lambda part: "text" in part)
+        if is_text
+    ]
+    said = [part.get("text") for part in (message or {"parts": []})["parts"]]
+    assert fold(artifacts, message).text == "\n".join(text for text in [*pieces, *said] if text)
 
 
 @pytest.mark.parametrize(

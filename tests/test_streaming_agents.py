@@ -120,7 +120,7 @@ def test_pieces_are_told_as_they_are_streamed(open_caller: OpenCaller, dialect: 
     reply, told = asyncio.run(story())
     assert told[0] == Progress(reply.task_id or "", "working", ({"text": "let me see"},))
     assert _chunks(told) == [("one", False, False), ("two", True, False), ("three", True, True)]
-    assert (reply.text, reply.task_state) == ("one\ntwo\nthree\ncounted", "completed")
+    assert (reply.text, reply.task_state) == ("onetwothree\ncounted", "completed")
 
 
 _PAPERS: list[Part] = [

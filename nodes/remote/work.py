@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nodes.artifacts import Artifacts
 from nodes.parts import Json, Unreadable, as_object, read_artifact, read_said
 from nodes.ports import AgentRequest, Chunk, Progress, Reply, Tell
 from nodes.remote.dialect import (
@@ -32,7 +33,7 @@ class Work:
         self._continues = request.task_id is not None
         self._tell = tell
         self._task: Json = {}
-        self._artifacts: dict[str, Json] = {}
+        self._artifacts = Artifacts()
         self._status: Any = None
 
     def hear(self, result: Any, dialect: Dialect) -> Reply | None:
@@ -69,10 +70,8 @@ class Work:
         done = read.task_state not in AT_WORK
         if not done and task["status"] != self._status:
             self._move(task["status"])
-        for artifact in artifacts:
-            if artifact != self._artifacts.get(artifact["artifactId"]):
-                self._say(Chunk(artifact, append=False, last=done))
-        self._artifacts = {artifact["artifactId"]: _own(artifact) for artifact in artifacts}
+        for artifact in self._artifacts.replace(artifacts):
+            self._say(Chunk(artifact, append=False, last=done))
         return read if done else None
 
     def _hear_snapshot(self, task: Json) -> Reply | None:
@@ -92,7 +91,7 @@ class Work:
         fields = as_object(status, "the task's status")
         state = read_state(fields)
         if state not in AT_WORK:
-            return read_task({**self._task, "status": fields, "artifacts": list(self._artifacts.values())})
+            return read_task({**self._task, "status": fields, "artifacts": self._artifacts.all()})
         said = read_said(fields["message"])["parts"] if fields.get("message") else []
         self._status = fields
         self._say(Progress(read_task_id(self.task_id), state, tuple(said)))
@@ -101,24 +100,9 @@ class Work:
     def _take(self, update: Json) -> None:
         """Take in a new artifact, another in its place, or what continues it."""
         artifact = read_artifact(update.get("artifact"))
-        known = self._artifacts.get(artifact["artifactId"]) if update.get("append") is True else None
-        if known is None:
-            self._artifacts[artifact["artifactId"]] = _own(artifact)
-        else:
-            _continue(known, artifact)
-        self._say(Chunk(artifact, known is not None, update.get("lastChunk") is True))
+        continues = self._artifacts.take(artifact, append=update.get("append") is True)
+        self._say(Chunk(artifact, continues, update.get("lastChunk") is True))
 
     def _say(self, piece: Chunk | Progress) -> None:
         if self._tell is not None:
             self._tell(piece)
-
-
-def _own(artifact: Json) -> Json:
-    """Return a copy to which parts may be added without changing what was told."""
-    return {**artifact, "parts": list(artifact["parts"])}
-
-
-def _continue(known: Json, artifact: Json) -> None:
-    known["parts"].extend(artifact["parts"])
-    metadata = known.get("metadata", {}) | artifact.get("metadata", {})
-    known |= artifact | {"parts": known["parts"]} | ({"metadata": metadata} if metadata else {})
