@@ -6,6 +6,7 @@ ours, and what only reads a task is the SDK's, over `CallTasks`.
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
@@ -203,17 +204,11 @@ class FlowHandler(DefaultRequestHandlerV2):
 
     async def _run_at_start(self, started: Started) -> Run:
         """Return the run as it was when its turn had just begun, however far that is by now."""
-        request, before = started.request, started.turn.state.get("step_count", 0)
-        runs = await self._tasks.runs(request.call_identify_id) if before else []
-        steps = next((run.steps for run in runs if run.number == started.run), ())
-        opened = OpenedTurn(started.turn.token, True, {**request.said(), "at": now()})
-        return Run(
-            request.call_identify_id,
-            started.run,
-            started.turn.incarnation,
-            [step for step in steps if step["number"] <= before],
-            opened,
-        )
+        call, turn = started.request.call_identify_id, started.turn
+        recorded = await self._tasks.recorded(task_id(call, started.run, turn.incarnation))
+        run = recorded or Run(call, started.run, turn.incarnation, ())
+        before = [step for step in run.steps if step["number"] <= turn.state.get("step_count", 0)]
+        return replace(run, steps=before, opened=_opened(started, run, len(before)), summary=None)
 
     async def _updates(self, started: Started, run: Run) -> AsyncGenerator[Event, None]:
         teller = Teller(run, restarts=self._routes.flow.restarts)
@@ -224,6 +219,20 @@ class FlowHandler(DefaultRequestHandlerV2):
         if not teller.settled:  # the events did not reach the store; the turn may have, all the same
             for update in teller.catch_up(_run_of(await started.taking)):
                 yield update
+
+
+def _opened(started: Started, run: Run, steps: int) -> OpenedTurn:
+    """Return the open turn as the store tells it to every reader, or as it was if it is over by now.
+
+    Args:
+        started: the turn.
+        run: its run, as the store tells it now.
+        steps: how many of the run's steps are older than the turn.
+    """
+    if run.opened and run.opened.token == started.turn.token:
+        return run.opened
+    at = run.steps[steps]["timestamp"] if len(run.steps) > steps else now()
+    return OpenedTurn(started.turn.token, True, {**started.request.said(), "at": at})
 
 
 def _run_of(taken: Taken) -> Run:

@@ -68,10 +68,10 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
         found = await self._found(task_id)
         return found[0] if found else None
 
-    async def runs(self, call: str) -> list[Run]:
-        """Return the runs of a call, oldest first."""
-        record = await self._calls.read(self.thread_of(call))
-        return runs_of(call, record, restarts=self._restarts) if record else []
+    async def recorded(self, task_id: str) -> Run | None:
+        """Return the run as one look at its call tells it: without what its agent streams in the open turn."""
+        name = read_task_id(task_id)
+        return await self._read(name) if name else None
 
     async def get(self, task_id: str, context: ServerCallContext) -> StoredTask | None:
         """Return the task with its version, or None if it does not exist."""
@@ -288,7 +288,10 @@ def _sort_key_in(page_token: str) -> tuple[bool, int, str] | None:
     """Return the sort key of the task that was told last; None for the first page."""
     if not page_token:
         return None
-    cursor = decode_list_tasks_cursor(page_token)
+    try:
+        cursor = decode_list_tasks_cursor(page_token)
+    except RecursionError:
+        cursor = None
     if cursor is None:
         raise InvalidParamsError("the page token is none of ours; send the nextPageToken of the page before")
     return cursor.sort_key()
