@@ -17,7 +17,7 @@ RESERVED = ("fallback", "classifier")
 
 def problems_of(flow: Flow) -> list[tuple[Place, str]]:
     """Return everything that keeps the flow from running, as (place in the document, what and remedy)."""
-    rules = (_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts)
+    rules = (_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts, _timeouts)
     found = [problem for rule in rules for problem in rule(flow)]
     return found or list(_unused(flow))  # an agent may seem idle only because its name is misspelt elsewhere
 
@@ -129,6 +129,17 @@ def _restarts(flow: Flow) -> Found:
             ("restarts",),
             "a flow that restarts begins its next run with the caller's next message; add `waits_for: caller`",
         )
+
+
+def _timeouts(flow: Flow) -> Found:
+    for kind, named in (("agents", flow.agents), ("stages", flow.stages)):
+        for name, one in named.items():
+            if one.timeout and flow.turn_timeout and one.timeout > flow.turn_timeout:
+                yield (
+                    (kind, name, "timeout"),
+                    f"it may take longer ({one.timeout:g}s) than a turn ({flow.turn_timeout:g}s); "
+                    "raise `turn_timeout`, or lower this",
+                )
 
 
 def _remedy(name: str | None, known: Iterable[str], where: str) -> str:

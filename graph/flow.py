@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
-from nodes.spec import Agent, Name, Record, Stage
+from nodes.spec import Agent, Name, Record, Seconds, Stage
 
 
 class Flow(Record):
@@ -26,6 +26,9 @@ class Flow(Record):
         default=False,
         description="Whether the turn after the end of a run begins another run in the same call; "
         "needs `waits_for: caller`.",
+    )
+    turn_timeout: Seconds | None = Field(
+        default=None, description="How long one turn may take, every agent in it included (20s unless configured)."
     )
     agents: dict[Name, Agent] = Field(min_length=1, description="The agents the stages may name.")
     stages: dict[Name, Stage] = Field(min_length=1, description="The stages, in the order a call passes them.")

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+import structlog
 from pydantic import SecretStr
 
 from graph.builder import CallGraph, build_graph
 from graph.classifier import choose_classifier
+from graph.flow import Flow
 from graph.loader import load_flow
 from graph.routing import Routes, routes_of
 from graph.store.opening import Store, open_store
@@ -21,6 +23,8 @@ from server.a2a.push_guard import PushGuard
 from server.a2a.tasks import CallTasks
 from server.settings import Settings
 from server.turns import Turns
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +84,25 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
             store.calls,
             store.events,
             tenant=settings.tenant,
-            turn_timeout=settings.turn_timeout_seconds,
+            turn_timeout=_turn_timeout(settings, routes.flow),
+            stop_timeout=settings.turn_timeout_seconds,
             busy_wait=settings.busy_wait_seconds,
             hooks=[Notifier(sender, routes)],
         )
         await stack.enter_async_context(turns)
         yield Runtime(settings, routes, store, graph, turns, tasks, push_configs, guard)
+
+
+def _turn_timeout(settings: Settings, flow: Flow) -> float:
+    """Return how long a turn may take, seconds; an agent that is given longer than that is cut off."""
+    seconds = flow.turn_timeout or settings.turn_timeout_seconds
+    asked = {f"agent {name}": agent.timeout for name, agent in flow.agents.items()}
+    asked |= {f"stage {name}": stage.timeout for name, stage in flow.stages.items()}
+    asked["FLOWS_AGENT_TIMEOUT_SECONDS"] = settings.agent_timeout_seconds
+    for who, timeout in asked.items():
+        if timeout and timeout > seconds:
+            log.warning("a turn is shorter than what it waits for", turn=seconds, timeout_of=who, timeout=timeout)
+    return seconds
 
 
 async def _classifier(settings: Settings, stack: AsyncExitStack) -> Classifier | None:

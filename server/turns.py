@@ -42,6 +42,8 @@ class _Begun:
     run: int
     followed: bool = False
     """Whether anybody hears what happens in it: who follows its events, or is notified."""
+    told: int = 0
+    """How many events were told of it."""
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -56,6 +58,7 @@ class Turns:
         tenant: whose calls these are.
         turn_timeout: seconds a turn may take, waiting for a busy call included.
         busy_wait: seconds to wait for a call that is busy with another turn.
+        stop_timeout: seconds that turns under way have to end when the service stops; a turn's time by default.
         hooks: who is told of turns.
     """
 
@@ -69,6 +72,7 @@ class Turns:
         tenant: str,
         turn_timeout: float,
         busy_wait: float,
+        stop_timeout: float | None = None,
         hooks: Sequence[TurnHook] = (),
     ) -> None:
         self._graph = graph
@@ -78,6 +82,7 @@ class Turns:
         self._tenant = tenant
         self._turn_timeout = turn_timeout
         self._busy_wait = busy_wait
+        self._stop_timeout = turn_timeout if stop_timeout is None else stop_timeout
         self._hooks = hooks
         self._waits = routes.flow.waits_for == "caller"
         self._open: dict[str, _Begun] = {}
@@ -92,11 +97,11 @@ class Turns:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the turns that were started: each has its deadline."""
-        self._obeying.cancel()
+        """Wait a while for the turns that were started; other replicas may still cancel them."""
         started = set(self._started)
         if started:
-            await asyncio.wait(started, timeout=self._turn_timeout)
+            await asyncio.wait(started, timeout=self._stop_timeout)
+        self._obeying.cancel()
         for taking in started:
             taking.cancel()
         await asyncio.gather(self._obeying, *started, return_exceptions=True)
@@ -307,7 +312,11 @@ class Turns:
 
     async def _tell(self, begun: _Begun, events: Sequence[Mapping[str, Any]]) -> None:
         """Publish events to followers, and tell the hooks; neither can fail the turn."""
-        marked = [{**event, "run": begun.run, "turn": begun.turn.token} for event in events]
+        marked = [
+            {**event, "run": begun.run, "turn": begun.turn.token, "nth": nth}
+            for nth, event in enumerate(events, begun.told + 1)
+        ]
+        begun.told += len(events)
         if begun.followed:
             try:
                 await self._events.publish(begun.turn.thread, marked)

@@ -151,7 +151,7 @@ WRONG_SHAPES = {
     "an unknown key like no other": (
         f"{SMALL}colour: red\n",
         "small.yaml:15: unknown key 'colour'; known here: "
-        "flow, version, about, waits_for, restarts, agents, stages, fallback, triggers",
+        "flow, version, about, waits_for, restarts, turn_timeout, agents, stages, fallback, triggers",
     ),
     "a missing key": (changed('{url: "http://desk:1"}', "{}"), "small.yaml:4: 'agents.desk.url' is missing; add it"),
     "a missing name": (changed("flow: small\n", ""), "small.yaml:1: 'flow' is missing; add it"),
@@ -302,6 +302,10 @@ WRONG_FLOWS = {
     "no waits_for": (
         changed("waits_for: caller\n", ""),
         "small.yaml:7: stage 'hello' needs the caller's intent, but the flow does not wait; add `waits_for: caller`",
+    ),
+    "an agent that may take longer than a turn": (
+        changed("waits_for: caller", "waits_for: caller\nturn_timeout: 2s"),
+        "small.yaml:6: it may take longer (3s) than a turn (2s); raise `turn_timeout`, or lower this",
     ),
     "restarts without waits_for": (
         changed("waits_for: caller", "restarts: true"),
@@ -556,7 +560,8 @@ def test_the_address_of_every_agent_of_the_call_flow_can_be_set() -> None:
 def test_the_relay_flow_hands_every_message_to_one_agent() -> None:
     flow = load_flow("relay", {"RELAY_AGENT_URL": "http://agent:9000"})
     assert (flow.waits_for, flow.restarts, flow.fallback, flow.triggers) == ("caller", True, None, {})
-    assert flow.agents == {"relay": Agent(url="http://agent:9000")}
+    assert flow.turn_timeout == 600
+    assert flow.agents == {"relay": Agent(url="http://agent:9000", timeout=600)}
     assert flow.stages == {"relay": Stage(about="The agent answers.", agent="relay", on_error="fail")}
     assert load_flow("relay", {}).agents["relay"].url == "http://relay-agent:8000"
 
@@ -586,7 +591,7 @@ def parses_or_tells(text: str) -> None:
     except FlowError as error:
         for problem in error.problems:
             assert problem.file == "small.yaml"
-            assert 1 <= problem.line <= len(text.split("\n"))
+            assert 1 <= problem.line <= len(f"{text}.".splitlines())  # a lone \r ends a line too
             assert problem.message
 
 

@@ -25,6 +25,9 @@ _SILENCE_SECONDS = 2.0
 _NOT_TOLD = "the turn has ended, and its answer was not told; GET /session/… says where the call stands"
 
 
+ANOTHER_TURN = Row(409, "another-turn", "The event is not of this message's turn")
+
+
 class EventsGone(Exception):
     """Nobody can say any more what was published after an event."""
 
@@ -39,10 +42,10 @@ class Told:
 
 
 def shown(published: Published) -> Told:
-    """Return what clients may see of an event: not the fence that the turn holds."""
+    """Return what clients may see of an event: not the fence that the turn holds, nor its number in the turn."""
     event = published.event
     # A turn's answer and a problem are documents of their own, the same as without a stream.
-    hidden = ("turn", "run") if is_last(published) else ("turn",)
+    hidden = ("turn", "nth", "run") if is_last(published) else ("turn", "nth")
     return Told({key: value for key, value in event.items() if key not in hidden}, published.position)
 
 
@@ -110,6 +113,28 @@ async def known_event(events: Events, thread: str, position: str) -> Published:
     if not found or found[0].position != position:
         raise EventsGone("what came after that event is not kept any more; GET /session/… says where the call stands")
     return found[0]
+
+
+async def is_of_another_message(
+    runtime: Runtime, thread: str, known: Published, message: str, intent: str | None
+) -> bool:
+    """Tell whether an event is of a turn that was asked for with other words, or for another intent.
+
+    Of a turn that failed nobody can say any more; then it is not.
+    """
+    record = await runtime.store.calls.read(thread)
+    if record is None:
+        return False
+    event = known.event
+    if record.opened and record.opened.token == event.get("turn"):
+        said, wanted = record.opened.said.get("input_message"), event.get("intent")
+    else:
+        number = event["step"]["number"] if event["event"] == "step" else event.get("step")
+        step = next((step for step in record.steps if step["number"] == number), None)
+        if step is None:
+            return False
+        said, wanted = step["input_message"], step["intent"]
+    return said != message or (intent is not None and intent != wanted)
 
 
 def _just_before(position: str) -> str:
