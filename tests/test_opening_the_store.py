@@ -161,6 +161,7 @@ def test_a_wrong_password_is_refused(plain: str) -> None:
         "~flows:* &flows:* +@all -@scripting",
         "~other:* &flows:* +@all",
         "~flows:* +@all",
+        "~flows:* &flows:* +@all -pubsub",
         "~flows:* &flows:* +@read +@connection",
     ],
 )

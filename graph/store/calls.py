@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 
+from graph.store.events import START
 from nodes.state import Step
 
 TURN = "turn"
@@ -41,7 +42,7 @@ class OpenTurn:
     saved: str | None = None
     """The checkpoint a stock saver wrote last; it counts once the commit names it."""
     trail: list[Step] = field(default_factory=list)
-    """The whole audit trail, once the call is complete, or was committed with `wants_trail`."""
+    """The whole audit trail, once the call is complete, is notified of, or was committed with `wants_trail`."""
     wants_trail: bool = False
     """Whether the commit returns the whole audit trail."""
     key: str | None = None
@@ -50,6 +51,10 @@ class OpenTurn:
     """The number of the step that already answered the message of this `key`; then the turn holds no lease."""
     push: dict[str, Any] = field(default_factory=dict)
     """Where the call's clients want to be notified, by configuration id; as of the last commit or begin."""
+    after: str = START
+    """The position in the call's events just before the first of this turn."""
+    followed: bool = False
+    """Whether anybody watched the call's events when the turn began, on any replica."""
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -82,6 +87,8 @@ class OpenedTurn:
     """Whether it holds its lease; if not, its process died and nobody answers it."""
     said: Mapping[str, Any]
     """What `begin` was given to say of it, and `at`: when it began (ISO 8601)."""
+    after: str = START
+    """The position in the call's events just before the first of this turn; `START` if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,9 @@ class Calls(Protocol):
 
     async def read(self, thread: str) -> CallRecord | None:
         """Return the call with its audit trail, or None if there is none; a first turn that is open counts as one."""
+
+    async def look(self, thread: str, after: int) -> CallRecord | None:
+        """Return the call without its state, and of its steps only those after a number: cheap, if there are none."""
 
     async def trails(self, threads: Sequence[str]) -> list[CallRecord | None]:
         """Return the calls without their state, in one round trip where the store can."""

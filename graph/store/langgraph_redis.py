@@ -68,3 +68,7 @@ class _Answering(AsyncRedisSaver):
 
 class TurnwiseRedisSaver(Turnwise, _Answering):  # type: ignore[misc]  # the stock aput takes one more
     """The stock Redis saver, made safe for turns."""
+
+    def key_of(self, thread: str, checkpoint_id: str) -> str:
+        """Return the key under which a checkpoint of a call lies."""
+        return self._make_redis_checkpoint_key(thread, "", checkpoint_id)

@@ -13,6 +13,7 @@ from langchain_core.runnables import RunnableConfig
 
 from graph.store.calls import CallRecord, Moment, OpenedTurn, OpenTurn
 from graph.store.errors import Busy, TurnLost
+from graph.store.events import START
 from graph.store.memory_events import MemoryEvents
 from graph.store.names import encode, tenant_of
 from graph.store.stock import TurnwiseMemorySaver
@@ -28,6 +29,7 @@ class _Kept:
     """Grows with each commit of any call."""
     turn: str | None = None
     said: dict[str, Any] = field(default_factory=dict)
+    after: str = START
     head: str | None = None
     steps: list[Step] = field(default_factory=list)
     answers: dict[str, int] = field(default_factory=dict)
@@ -69,7 +71,9 @@ class MemoryCalls:
             raise Busy("another turn of this call is in flight")
         kept.turn = turn.token
         kept.said = {**(said or {}), "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        turn.head = kept.head
+        if self._events is not None:
+            turn.after, turn.followed = await self._events.last(thread), self._events.watched(thread)
+        kept.after, turn.head = turn.after, kept.head
         turn.loaded = await self._saver.aget_tuple(self._at(thread, kept.head)) if kept.head else None
         return turn
 
@@ -82,7 +86,7 @@ class MemoryCalls:
         kept.steps.extend(steps)
         kept.expires = time.monotonic() + self._ttl
         kept.named = next(self._order)
-        turn.trail = list(kept.steps) if complete or turn.wants_trail else []
+        turn.trail = list(kept.steps) if complete or turn.wants_trail or kept.push else []
         turn.push = copy.deepcopy(kept.push)
 
     async def finish(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
@@ -100,6 +104,8 @@ class MemoryCalls:
         kept = self._calls.get(turn.thread)
         if kept is not None and kept.turn == turn.token:
             kept.turn = None
+            if kept.expires < time.monotonic():  # while the turn was open; whoever it concerns must get to see it
+                kept.expires = time.monotonic() + self._ttl
             if kept.head is None:
                 del self._calls[turn.thread]
 
@@ -114,6 +120,11 @@ class MemoryCalls:
             return record
         loaded = await self._saver.aget_tuple(self._at(thread, kept.head))
         return replace(record, state=loaded.checkpoint["channel_values"]) if loaded else None
+
+    async def look(self, thread: str, after: int) -> CallRecord | None:
+        """Return the open turn and the steps after one."""
+        record = await self._record(thread)
+        return replace(record, steps=record.steps[after:]) if record else None
 
     async def trails(self, threads: Sequence[str]) -> list[CallRecord | None]:
         """Return the calls without their state."""
@@ -165,7 +176,7 @@ class MemoryCalls:
         kept = self._calls.get(thread)
         if kept is None:
             return None
-        opened = OpenedTurn(kept.turn, True, copy.deepcopy(kept.said)) if kept.turn else None
+        opened = OpenedTurn(kept.turn, True, copy.deepcopy(kept.said), kept.after) if kept.turn else None
         return CallRecord({}, list(kept.steps), kept.incarnation, opened)
 
     async def _sweep(self) -> None:
@@ -173,8 +184,8 @@ class MemoryCalls:
         now = time.monotonic()
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP_SECONDS
-            for thread in [thread for thread, kept in self._calls.items() if kept.expires < now]:
-                await self._forget(thread)
+            for thread in list(self._calls):
+                await self._expire(thread)
 
     async def _expire(self, thread: str) -> None:
         kept = self._calls.get(thread)

@@ -88,6 +88,10 @@ class MemoryEvents:
         finally:
             self._cancels.discard(asked)
 
+    def watched(self, thread: str) -> bool:
+        """Tell whether anybody watches the call."""
+        return thread in self._bells
+
     def forget(self, thread: str) -> None:
         """Remove the events of a call."""
         self._streams.pop(thread, None)

@@ -44,7 +44,10 @@ _CONNECTIONS = 256
 _PROBE = "flows:probe"
 _PROBES = (("FT._LIST",), ("JSON.TYPE", _PROBE))
 _ADDRESS = "write redis://[user:password@]host:port[/database], rediss:// or unix://, with special signs as %2F"
-_RIGHTS = "check its name and password, and that it may run scripts and use the keys flows:* and the channels flows:*"
+_RIGHTS = (
+    "check its name and password, and that it may run scripts and use the keys flows:* and the channels flows:*, "
+    "with PUBLISH, SUBSCRIBE and PUBSUB NUMSUB"
+)
 _REMEDY = "check REDIS_URL and that the server runs, or unset REDIS_URL to use the embedded store"
 
 log = structlog.get_logger()
@@ -87,6 +90,7 @@ async def open_store(
         stack.push_async_callback(channels.aclose)
         async with _opening():
             await client.publish(_PROBE, "")  # replicas wake each other over channels, which need rights of their own
+            await client.pubsub_numsub(_PROBE)
             kind = await _chosen(client, choice)
             await _mark(client, kind)
             calls, saver = await (_core(client, ttl) if kind == "core" else _langgraph_redis(client, ttl))
@@ -116,7 +120,7 @@ async def _langgraph_redis(client: Redis, ttl: int) -> tuple[Calls, BaseCheckpoi
     minutes = {"default_ttl": ttl / 60 + 1, "refresh_on_read": False} if ttl else None
     saver = TurnwiseRedisSaver(redis_client=client, ttl=minutes)
     await saver.asetup()
-    return RedisCalls(client, saver, ttl=ttl), saver
+    return RedisCalls(client, saver, ttl=ttl, checkpoint_key=saver.key_of), saver
 
 
 def _client(url: str) -> Redis:

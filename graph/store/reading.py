@@ -13,6 +13,7 @@ from graph.store import scripts
 from graph.store.asking import Asked, answering, together
 from graph.store.calls import CallRecord, Moment, OpenedTurn
 from graph.store.codec import Codec
+from graph.store.events import START
 from graph.store.index import Index
 from graph.store.names import keys_of
 
@@ -43,15 +44,20 @@ class Reading:
     async def read(self, thread: str) -> CallRecord | None:
         """Return what was committed, the trail, and the open turn."""
         async with answering():
-            found = await self._record(keys=keys_of(thread), args=[1])
+            found = await self._record(keys=keys_of(thread), args=[1, 0])
             if not found or found[0] is None:
                 return _record(found)
-            loaded = await self._loaded(thread, found[0].decode(), found[6], found[7])
+            loaded = await self._loaded(thread, found[0].decode(), found[7], found[8])
         return _record(found, loaded.checkpoint["channel_values"]) if loaded else None
+
+    async def look(self, thread: str, after: int) -> CallRecord | None:
+        """Return the open turn and the steps after one."""
+        async with answering():
+            return _record(await self._record(keys=keys_of(thread), args=[0, after]))
 
     async def trails(self, threads: Sequence[str]) -> list[CallRecord | None]:
         """Return the calls without their state, a hundred in one round trip."""
-        asked = [Asked(self._record, keys_of(thread), [0]) for thread in threads]
+        asked = [Asked(self._record, keys_of(thread), [0, 0]) for thread in threads]
         records: list[CallRecord | None] = []
         for start in range(0, len(asked), _AT_ONCE):
             async with answering():
@@ -63,7 +69,22 @@ class Reading:
 
     async def recent(self, tenant: str) -> list[str]:
         """Return the tenant's calls, the one that took a turn last first."""
-        return await self._index.recent(tenant)
+        named, old = await self._index.recent(tenant)
+        return named + await self._living(old)
+
+    async def _living(self, threads: Sequence[str]) -> list[str]:
+        """Return those whose call exists, and have the index forget the others."""
+        living: list[str] = []
+        for start in range(0, len(threads), _AT_ONCE):
+            some = threads[start : start + _AT_ONCE]
+            async with answering(), self._client.pipeline(transaction=False) as pipe:
+                for thread in some:
+                    pipe.exists(keys_of(thread)[0])
+                exist = await pipe.execute()
+            living += [thread for thread, exists in zip(some, exist, strict=True) if exists]
+        for thread in set(threads).difference(living):
+            await self._index.drop(thread)
+        return living
 
     async def history(self, thread: str) -> list[Moment]:
         """Return the committed checkpoints, oldest first: the way back from the head along the parents."""
@@ -124,6 +145,7 @@ def push_in(kept: bytes | None) -> dict[str, Any]:
 def _record(found: list[Any], state: dict[str, Any] | None = None) -> CallRecord | None:
     if not found:
         return None
-    _, incarnation, token, live, opened, steps = found[:6]
-    turn = OpenedTurn(token.decode(), bool(live), orjson.loads(opened)) if token else None
+    _, incarnation, token, live, opened, after, steps = found[:7]
+    position = after.decode() if after else START
+    turn = OpenedTurn(token.decode(), bool(live), orjson.loads(opened), position) if token else None
     return CallRecord(state or {}, [orjson.loads(step) for step in steps], (incarnation or b"").decode(), turn)

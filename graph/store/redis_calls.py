@@ -3,7 +3,7 @@ writes its own beforehand, and the commit then makes it the call's head: what no
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,9 @@ from nodes.state import Step
 LEASE_SECONDS = 30.0
 
 _ANSWERED = 2  # by BEGIN: an earlier step answered this very message
-_GONE = 2  # by ABANDON: the call was new
+_ANOTHER, _GONE = 0, 2  # by ABANDON, and by a COMMIT that is refused: another turn holds the call; it is gone
+_LONGER = 60
+"""Seconds by which a stock saver's checkpoints outlive the call's own keys: a head is never lost."""
 
 
 class RedisCalls(Reading):
@@ -36,6 +38,7 @@ class RedisCalls(Reading):
         saver: the saver that holds the checkpoints.
         ttl: seconds a call lives after its last turn; 0 for ever.
         codec: how the saver's `aput` commits (`core`); None if a stock saver keeps the checkpoints itself.
+        checkpoint_key: where a stock saver keeps a checkpoint, by thread and checkpoint id; needed if they expire.
         lease: seconds a turn may hold a call without renewing.
     """
 
@@ -46,16 +49,19 @@ class RedisCalls(Reading):
         *,
         ttl: int,
         codec: Codec | None = None,
+        checkpoint_key: Callable[[str, str], str] | None = None,
         lease: float = LEASE_SECONDS,
     ) -> None:
         super().__init__(client, saver, index=Index(client, ttl=ttl), codec=codec)
         self._ttl = ttl
+        self._checkpoint_key = checkpoint_key if ttl else None
         self._lease_ms = int(lease * 1000)
         # A call's first turn may take longer than a call is kept; renewing its lease keeps it for that long again.
         self._first_ttl = ttl and max(ttl, int(2 * lease) + 1)
         self._begin = client.register_script(scripts.BEGIN)
         self._commit = client.register_script(scripts.COMMIT)
         self._abandon = client.register_script(scripts.ABANDON)
+        self._live = client.register_script(scripts.LIVE)
         self._renew = client.register_script(scripts.RENEW)
         self._delete = client.register_script(scripts.DELETE)
 
@@ -68,6 +74,7 @@ class RedisCalls(Reading):
         if turn.head is None:
             return turn
         async with self._giving_back(turn), answering():
+            await together(self._client, self._lives(thread, turn.head, 0))
             turn.loaded = await self._loaded(thread, turn.head, blob, writes)
         if turn.loaded is None:
             await self._forget(turn)
@@ -106,23 +113,25 @@ class RedisCalls(Reading):
         args.append(int(complete or turn.wants_trail))
         args += _answer(turn, steps) if release or complete else ("", 0)
         args += map(orjson.dumps, steps)
-        committed = await self._committed(turn.thread, args)
+        asked = [Asked(self._commit, keys_of(turn.thread), args)]
+        asked.append(self._index.committed(turn.thread, release=release))
+        asked += self._lives(turn.thread, turn.head, self._ttl)  # it is history now
+        asked += self._lives(turn.thread, head, self._ttl if release else 0)
+        committed = await self._committed(asked)
         if not committed[0]:
-            if committed[1]:
-                await self._index.drop(turn.thread)
+            await self._undo(turn.thread, head, committed[1])
             raise TurnLost("another turn of this call has begun; nothing of this one was saved")
         turn.push = push_in(committed[1])
         turn.trail = [orjson.loads(step) for step in committed[2]]
         turn.head, turn.closed = head, release
 
-    async def _committed(self, thread: str, args: list[Argument]) -> Any:
+    async def _committed(self, asked: Sequence[Asked]) -> Any:
         """Run the commit, and once more if its answer was lost: what was committed already stays as it is."""
-        asked = Asked(self._commit, keys_of(thread), args)
         try:
-            return await self._with_index(asked, self._index.committed(thread))
+            return (await self._with_index(*asked))[0]
         except StoreUnavailable:
             try:
-                return await self._with_index(asked, self._index.committed(thread))
+                return (await self._with_index(*asked))[0]
             except StoreUnavailable as error:
                 raise SaveUnknown("the store did not confirm that the turn was saved") from error
 
@@ -135,10 +144,28 @@ class RedisCalls(Reading):
             return
         turn.closed = True
         args: list[Argument] = [turn.token, self._ttl, *_answer(turn, steps)]
-        async with answering():
-            gone = await self._abandon(keys=keys_of(turn.thread), args=args) == _GONE
-        if gone:
-            await self._index.drop(turn.thread)
+        asked = Asked(self._abandon, keys_of(turn.thread), args)
+        lives = self._lives(turn.thread, turn.head, self._ttl)
+        left, _ = await self._with_index(asked, self._index.abandoned(turn.thread), *lives)
+        await self._undo(turn.thread, None, left)
+
+    async def _undo(self, thread: str, saved: str | None, left: int) -> None:
+        """Put right what was written beside a call whose own script then found that there is no such turn."""
+        if left == _ANOTHER:
+            await self._index.mark(thread)
+        elif left == _GONE:
+            await self._index.drop(thread)
+        if self._checkpoint_key is not None:
+            async with answering():
+                head = await self._client.hget(keys_of(thread)[0], "head") if left == _ANOTHER else None
+                lives = self._lives(thread, head.decode() if isinstance(head, bytes) else None, 0)
+                await together(self._client, self._lives(thread, saved, self._ttl) + lives)
+
+    def _lives(self, thread: str, head: str | None, seconds: int) -> list[Asked]:
+        """Return what gives a stock saver's checkpoint as long to live as its call; 0 for ever."""
+        if self._checkpoint_key is None or head is None:
+            return []
+        return [Asked(self._live, [self._checkpoint_key(thread, head)], [seconds and seconds + _LONGER])]
 
     async def renew(self, turn: OpenTurn) -> None:
         """Hold the lease for its full time again."""
@@ -160,24 +187,30 @@ class RedisCalls(Reading):
         opened = orjson.dumps({**(said or {}), "at": datetime.now(UTC).isoformat(timespec="milliseconds")})
         args: list[Argument] = [turn.token, self._lease_ms, opened, secrets.token_hex(16), self._first_ttl, key or ""]
         async with self._giving_back(turn):
-            began = await self._with_index(Asked(self._begin, keys_of(thread), args), self._index.begun(thread))
+            asked = Asked(self._begin, keys_of(thread), args)
+            began, marked = await self._with_index(asked, self._index.begun(thread))
         if not began[0]:
             raise Busy("another turn of this call is in flight")
         turn.incarnation, turn.push = (began[1] or b"").decode(), push_in(began[2])
         if began[0] == _ANSWERED:
             turn.answered, turn.closed = int(began[3]), True
+        if marked == 1 and (turn.closed or began[5] is None):  # it may expire
+            async with self._giving_back(turn):
+                await self._index.unmark(thread)
+        if turn.closed:
             return turn, None, []
-        turn.head = began[3].decode() if began[3] else None
-        return turn, began[4], began[5]
+        turn.after, turn.followed = began[3].decode(), began[4] > 0
+        turn.head = began[5].decode() if began[5] else None
+        return turn, began[6], began[7]
 
-    async def _with_index(self, asked: Asked, touched: Asked) -> Any:
-        """Run a script of the call, and that of the index beside it, in one round trip; return the call's answer."""
+    async def _with_index(self, asked: Asked, touched: Asked, *more: Asked) -> tuple[Any, Any]:
+        """Run a script of the call, and that of the index beside it, in one round trip; return both answers."""
         async with answering():
-            answer, indexed = await together(self._client, [asked, touched])
+            answer, indexed, *_ = await together(self._client, [asked, touched, *more])
             if isinstance(answer, Exception):
                 raise answer
         warn(indexed)
-        return answer
+        return answer, indexed
 
     @asynccontextmanager
     async def _giving_back(self, turn: OpenTurn) -> AsyncIterator[None]:

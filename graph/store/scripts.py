@@ -3,16 +3,20 @@
 All keys of a call share one hash tag:
 
     flows:{TAG}:call         hash: head, incarnation, push; with an open turn also turn (the fence), lease, opened,
-                             expires
+                             after (the event before its first one), expires (when the call would have)
     flows:{TAG}:checkpoints  hash: NAMESPACE|CHECKPOINT-ID → checkpoint, metadata, parent (empty beside a stock saver)
     flows:{TAG}:steps        list: the audit trail, oldest first
     flows:{TAG}:writes       hash: pending writes of interrupted runs
     flows:{TAG}:keys         hash: what names a message → the number of the step that answered it
     flows:{TAG}:events       stream: what happened while turns ran, for who follows them; expires by itself
 
-Beside the calls, a key for each tenant:
+A call whose turn is open has no end, or what a killed process left unanswered would be gone before anybody saw it;
+only a first turn that committed nothing ends by itself.
 
-    flows:index:TENANT       sorted set: thread → when it was committed last, milliseconds
+Beside the calls, two keys for each tenant, which share a slot:
+
+    flows:index:TENANT               sorted set: thread → when it was committed last, milliseconds
+    flows:{flows:index:TENANT}:open  set: threads that may have an open turn, and then do not expire
 
 Redis' own clock measures leases, so that replicas need not agree on the time. Each script may run twice, because the
 client repeats one whose answer was lost.
@@ -26,7 +30,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 BEGIN = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys   ARGV token lease_ms opened incarnation ttl key
+-- KEYS call checkpoints steps writes keys events   ARGV token lease_ms opened incarnation ttl key
 local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push')
 if had[3] and ARGV[6] ~= '' then
   local answered = redis.call('HGET', KEYS[5], ARGV[6])
@@ -34,57 +38,78 @@ if had[3] and ARGV[6] ~= '' then
 end
 if had[1] and tonumber(had[1]) > now and had[2] ~= ARGV[1] then return {0} end
 local incarnation, left = had[4] or ARGV[4], redis.call('PTTL', KEYS[1])
+local newest = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
+local after, watching = newest and newest[1] or '0-0', redis.call('PUBSUB', 'NUMSUB', KEYS[6])[2]
 redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]),
-  'opened', ARGV[3], 'incarnation', incarnation)
+  'opened', ARGV[3], 'after', after, 'incarnation', incarnation)
+local told = {1, incarnation, had[5], after, watching, had[3], false, {}}
 if not had[3] then
   for i = 2, 5 do redis.call('DEL', KEYS[i]) end -- an evicted call may leave these behind
   if ARGV[5] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[5]) end -- a first turn that crashes leaves nothing
-  return {1, incarnation, had[5], false, false, {}}
+  return told
 end
 if left >= 0 then redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', now + left)) end
 for i = 1, 5 do redis.call('PERSIST', KEYS[i]) end
-return {1, incarnation, had[5], had[3], redis.call('HGET', KEYS[2], '|' .. had[3]), redis.call('HGETALL', KEYS[4])}
+told[7], told[8] = redis.call('HGET', KEYS[2], '|' .. had[3]), redis.call('HGETALL', KEYS[4])
+return told
 """
 )
 
 COMMIT = """
--- KEYS call checkpoints steps writes keys
+-- KEYS call checkpoints steps writes keys events
 -- ARGV token parent head blob ttl release trail key answered steps...
+-- Answers, if it is refused, {0, what}: 0 if the call has no end for another turn is open, 2 if it is gone, else 1.
 local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'push')
-local function committed() return {1, had[3], ARGV[7] == '1' and redis.call('LRANGE', KEYS[3], 0, -1) or {}} end
+-- Who is notified may be told the whole call, so its trail is answered too, whether it was asked for or not.
+local trail = ARGV[7] == '1' or had[3]
+local function committed() return {1, had[3], trail and redis.call('LRANGE', KEYS[3], 0, -1) or {}} end
 if redis.call('HEXISTS', KEYS[2], '|' .. ARGV[3]) == 1 then return committed() end
-if had[1] ~= ARGV[1] or (had[2] or '') ~= ARGV[2] then return {0, (had[1] or had[2]) and 0 or 1} end
+if had[1] ~= ARGV[1] or (had[2] or '') ~= ARGV[2] then
+  return {0, had[1] and had[2] and 0 or (had[1] or had[2]) and 1 or 2}
+end
 redis.call('HSET', KEYS[2], '|' .. ARGV[3], ARGV[4])
 redis.call('HSET', KEYS[1], 'head', ARGV[3])
 redis.call('HDEL', KEYS[1], 'expires')
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[5], ARGV[8], ARGV[9]) end
 for i = 10, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
 if ARGV[6] == '1' then
-  redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened')
+  redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after')
   if ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
   -- A turn that nobody follows publishes no events; who watches the call learns that it is over all the same.
-  redis.call('PUBLISH', string.sub(KEYS[1], 1, -5) .. 'events', '')
+  redis.call('PUBLISH', KEYS[6], '')
+else
+  for i = 1, 5 do redis.call('PERSIST', KEYS[i]) end
 end
 return committed()
 """
 
-ABANDON = """
+ABANDON = (
+    _CLOCK
+    + """
 -- KEYS call checkpoints steps writes keys   ARGV token ttl key answered
--- A turn that committed nothing leaves the call the time it had: a stock saver's checkpoint lives no longer.
--- Answers 2 if there is no call any more, also to a repeated one.
+-- A turn that committed nothing leaves the call the time it had. Where that ran out while a turn was open (this one,
+-- or one before it whose process died), the call has its full time again: whoever it concerns must get to see it.
+-- Answers 0 if the call has no end for another turn is open, 2 if it is gone, else 1; also to a repeated one.
 local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'expires')
-if had[1] ~= ARGV[1] then return (had[1] or had[2]) and 0 or 2 end
+if had[1] ~= ARGV[1] then return had[1] and had[2] and 0 or (had[1] or had[2]) and 1 or 2 end
 if not had[2] then -- its events stay for a while: they may tell a follower why there is no call
   for i = 1, 5 do redis.call('DEL', KEYS[i]) end
   return 2
 end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[5], ARGV[3], ARGV[4]) end
-redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'expires')
+redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'expires')
 for i = 1, 5 do
-  if had[3] then redis.call('PEXPIREAT', KEYS[i], had[3])
+  if had[3] and tonumber(had[3]) > now then redis.call('PEXPIREAT', KEYS[i], had[3])
   elseif ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
 end
 return 1
+"""
+)
+
+LIVE = """
+-- KEYS checkpoint of a stock saver   ARGV seconds   (0 for ever)
+if ARGV[1] == '0' then return redis.call('PERSIST', KEYS[1]) end
+return redis.call('EXPIRE', KEYS[1], ARGV[1])
 """
 
 RENEW = (
@@ -102,14 +127,14 @@ return 1
 RECORD = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes   ARGV checkpoint
-local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened')
+-- KEYS call checkpoints steps writes   ARGV checkpoint after   (how many steps are left out)
+local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened', 'after')
 if not had[1] and not had[3] then return {} end
 local live = had[4] and tonumber(had[4]) > now and 1 or 0
-local told = {had[1], had[2], had[3], live, had[5], {}}
-if had[1] then told[6] = redis.call('LRANGE', KEYS[3], 0, -1) end
+local told = {had[1], had[2], had[3], live, had[5], had[6], {}}
+if had[1] then told[7] = redis.call('LRANGE', KEYS[3], ARGV[2], -1) end
 if had[1] and ARGV[1] == '1' then
-  told[7], told[8] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
+  told[8], told[9] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
 end
 return told
 """
@@ -140,7 +165,9 @@ local field = ARGV[1] == '' and 'head' or 'head|' .. ARGV[1]
 redis.call('HSET', KEYS[2], ARGV[1] .. '|' .. ARGV[2], ARGV[3])
 local head = redis.call('HGET', KEYS[1], field)
 if not head or head < ARGV[2] then redis.call('HSET', KEYS[1], field, ARGV[2]) end
-if ARGV[4] ~= '0' then for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[4]) end end
+if ARGV[4] ~= '0' and redis.call('HEXISTS', KEYS[1], 'turn') == 0 then
+  for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[4]) end
+end
 return 1
 """
 
@@ -158,15 +185,21 @@ return had[2] and 1 or 0
 TOUCH = (
     _CLOCK
     + """
--- KEYS index   ARGV thread ttl once
+-- KEYS index open   ARGV thread ttl what   (begun, kept, committed, abandoned)
+-- Answers 1 if the thread is among the open ones only since now.
 local score = string.format('%.3f', t[1] * 1000 + t[2] / 1000)
-if ARGV[3] == '1' then redis.call('ZADD', KEYS[1], 'NX', score, ARGV[1])
-else redis.call('ZADD', KEYS[1], score, ARGV[1]) end
+local marked, what, named = 0, ARGV[3], 0
+if what == 'begun' then named = redis.call('ZADD', KEYS[1], 'NX', score, ARGV[1])
+elseif what ~= 'abandoned' then redis.call('ZADD', KEYS[1], score, ARGV[1]) end
+if what == 'committed' then redis.call('SREM', KEYS[2], ARGV[1])
+elseif what == 'abandoned' then -- a call that was too old to be named, but had no end, has one again
+  if redis.call('SREM', KEYS[2], ARGV[1]) == 1 then redis.call('ZADD', KEYS[1], 'NX', score, ARGV[1]) end
+elseif ARGV[2] ~= '0' and named == 0 then marked = redis.call('SADD', KEYS[2], ARGV[1]) end -- a new call may expire
 if ARGV[2] ~= '0' then -- who is not named again has expired, a minute for a first turn that lasts included
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', now - (ARGV[2] + 60) * 1000))
   redis.call('EXPIRE', KEYS[1], ARGV[2] + 60)
 end
-return 1
+return marked
 """
 )
 
