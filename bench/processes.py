@@ -91,13 +91,13 @@ async def running_redis() -> AsyncIterator[Running]:
 
 async def http_ready(port: int) -> bool:
     """Whether GET /ready answers 200."""
-    head = await _exchange(port, b"GET /ready HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+    head = await _exchange(port, b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     return b" 200 " in head
 
 
 async def http_answers(port: int) -> bool:
     """Whether anything speaks HTTP on the port."""
-    head = await _exchange(port, b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+    head = await _exchange(port, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     return head.startswith(b"HTTP/")
 
 

@@ -8,6 +8,8 @@ from starlette.responses import RedirectResponse
 
 from server import problems
 from server.doors import a2a, health, orchestrate, sessions, stream, websocket
+from server.doors.hosts import KnownHosts
+from server.listening import is_loopback
 from server.runtime import Runtime, open_runtime
 from server.settings import Settings
 
@@ -32,6 +34,8 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
 
     app = FastAPI(title="Orchestrator Flows", version="0.1.0", description=_ABOUT, lifespan=lifespan)
     problems.install(app)
+    if is_loopback(settings.host):
+        app.add_middleware(KnownHosts, public_url=settings.public_url)
     for door in (orchestrate, stream, websocket, sessions, health):
         app.include_router(door.router)
 

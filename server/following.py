@@ -42,7 +42,7 @@ async def follow_turn(events: Events, started: Started) -> AsyncGenerator[Publis
         StoreError: if the store fails.
     """
     over = False
-    async for published in follow(events, started.turn.thread, started.after):
+    async for published in follow(events, started.turn.thread, started.turn.after):
         if published is None:
             if over:
                 return

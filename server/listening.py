@@ -14,6 +14,7 @@ MAX_FRAME_BYTES = 16 * 2**20
 """How long a message on a WebSocket may be, unless an app's owner says otherwise."""
 
 _POLL_SECONDS = 0.005
+_LAST_WORDS_SECONDS = 2.0
 
 
 class CannotListen(Exception):
@@ -98,6 +99,31 @@ def _remedy(error: Exception, host_setting: str, port_setting: str | None) -> st
 
 
 class _Server(Server):
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        leaving = asyncio.create_task(self._leave_who_takes_nothing())
+        try:
+            await super().serve(sockets)
+        finally:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+
+    async def _leave_who_takes_nothing(self) -> None:
+        """Cut connections that are to close, one and all once we stop, and whose clients take nothing of the rest.
+
+        uvicorn would wait for those clients, when it stops as long as it waits for any request.
+        """
+        unsent: dict[Any, int] = {}
+        while True:
+            await asyncio.sleep(_LAST_WORDS_SECONDS)
+            before, unsent = unsent, {}
+            for connection in list(self.server_state.connections):
+                transport = getattr(connection, "transport", None)
+                if transport is None or not (self.should_exit or transport.is_closing()):
+                    continue
+                unsent[connection] = left = transport.get_write_buffer_size()
+                if left and left == before.get(connection):
+                    transport.abort()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the process's signals alone: whoever opened us closes us."""

@@ -75,6 +75,8 @@ class Taken:
     steps: Sequence[Step]
     """The whole audit trail where it was asked for or the call is complete; else the turn's own."""
     state: Mapping[str, Any]
+    before: bool = False
+    """Whether it had answered the very same message before."""
 
     def answer(self) -> dict[str, Any]:
         """Return what the client is told."""
@@ -90,8 +92,6 @@ class Started:
     turn: OpenTurn
     run: int
     """The run of the flow it belongs to."""
-    after: str
-    """A position before its first event."""
     taking: "asyncio.Task[Taken]"
 
 
@@ -115,4 +115,4 @@ def taken_before(request: TurnRequest, record: CallRecord, number: int) -> Taken
     step = next((step for step in record.steps if step["number"] == number), None)
     if step is None:
         raise LookupError(f"the audit trail has no step {number}")
-    return Taken(request, record.incarnation, step, record.steps, record.state)
+    return Taken(request, record.incarnation, step, record.steps, record.state, before=True)

@@ -135,8 +135,6 @@ class Turns:
 
         A message that was answered before is returned as it was taken then.
         """
-        thread = thread_name(self._tenant, request.call_identify_id)
-        after = await self._events.last(thread)
         begun = await self._begin(request, True, once_begun)
         if isinstance(begun, Taken):
             return begun
@@ -144,7 +142,7 @@ class Turns:
         taking = asyncio.create_task(self._go(begun))
         self._started.add(taking)
         taking.add_done_callback(self._settled)
-        return Started(request, begun.turn, begun.run, after, taking)
+        return Started(request, begun.turn, begun.run, taking)
 
     async def cancel(self, call_identify_id: str, run: int) -> None:
         """End a run of the call now: the graph at work, the agents' open tasks, then the run; not one that has ended.
@@ -221,7 +219,7 @@ class Turns:
             raise
         notifies = bool(turn.push)
         turn.wants_trail = wants_trail or notifies
-        return _Begun(turn, request, deadline, run, followed=notifies)
+        return _Begun(turn, request, deadline, run, followed=notifies or turn.followed)
 
     async def _begun(self, thread: str, request: TurnRequest, deadline: float) -> OpenTurn:
         async def begin() -> OpenTurn:

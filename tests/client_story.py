@@ -30,9 +30,11 @@ def outcome(*, listed: bool) -> dict[str, Any]:
         "turns": [
             _turn("input-required", WELCOME, 1),
             _turn("input-required", ASKED, 1),
-            _turn("input-required", None, 2),
-            _turn("input-required", None, 3, [["artifact-update", "4", ACTIVE], ["status-update", "input-required"]]),
-            _turn("input-required", None, 4),
+            _turn("input-required", VERIFIED, 2),
+            _turn(
+                "input-required", ACTIVE, 3, [["artifact-update", "4", ACTIVE], ["status-update", "input-required"]]
+            ),
+            _turn("input-required", UPDATED, 4),
             _turn(
                 "completed",
                 GOODBYE,
@@ -44,13 +46,13 @@ def outcome(*, listed: bool) -> dict[str, Any]:
                 ],
             ),
         ],
-        "shortened": [TURNS[4][1], TURNS[5][1]],
+        "shortened": [UPDATED, TURNS[5][1]],
         "history": [
-            ["user", TURNS[0][1]],
-            ["agent", WELCOME],
-            ["user", TURNS[1][1]],
-            ["agent", ASKED],
-            *[["user", words] for _, words, _ in TURNS[2:]],
+            *[
+                [role, words]
+                for (_, asked, _), answer in zip(TURNS, _ANSWERS, strict=True)
+                for role, words in (("user", asked), ("agent", answer))
+            ][:-1]  # what was said last is the status
         ],
         "ended": "UnsupportedOperationError",
         "cancelled": ["canceled", "TaskNotCancelableError", "TaskNotFoundError"],
@@ -58,6 +60,7 @@ def outcome(*, listed: bool) -> dict[str, Any]:
     return told | ({"listed": [[True, "completed"]]} if listed else {})
 
 
+_ANSWERS = [WELCOME, ASKED, VERIFIED, ACTIVE, UPDATED, GOODBYE]
 _MADE = [WELCOME, VERIFIED, ACTIVE, UPDATED, GOODBYE, ""]
 
 

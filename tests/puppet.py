@@ -42,7 +42,7 @@ class Puppet:
             return JSONResponse({"jsonrpc": "2.0", "id": rpc["id"], "result": self._task(rpc["params"]["id"])})
         message = rpc["params"]["message"]
         self.messages.append(message)
-        text = message["parts"][0]["text"]
+        text = message["parts"][0].get("text", "")
         word, _, rest = text.partition(" ")
         if word == "slow":
             await asyncio.sleep(float(rest))

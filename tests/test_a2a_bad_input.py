@@ -132,6 +132,7 @@ def test_the_same_text_written_otherwise_is_another_context(client: Client) -> N
     ("message", "words"),
     [
         ({"role": "ROLE_AGENT"}, "ROLE_USER"),
+        ({"role": "user"}, "message.role: 'user' is not one of its values; send ROLE_USER"),
         ({"parts": []}, "parts"),
         ({"messageId": ""}, "message.messageId: missing"),
         ({"messageId": None}, "message.messageId: missing"),
@@ -211,7 +212,8 @@ def test_a_task_of_another_context(client: Client) -> None:
 def test_tasks_that_were_never_ours(client: Client, name: str, method: str) -> None:
     sent = {"text": "Hello", "task": name} if method == "SendMessage" else {"id": name}
 
-    assert refusal(client, method=method, **sent).code == NOT_FOUND
+    error = refusal(client, method=method, **sent)
+    assert (error.code, repr(name[:300]) in error.message or name in error.message) == (NOT_FOUND, True)
 
 
 def test_task_ids_that_are_almost_ours(client: Client) -> None:
@@ -232,6 +234,8 @@ def test_a_call_that_is_over(client: Client) -> None:
     by_task = refusal(client, text="Hello", task=task["id"])
     by_context = refusal(client, text="Hello", context=context)
 
+    with pytest.raises(RpcError, match=f"the task '{task['id']}' has ended and cannot be canceled"):
+        client.cancel(task["id"])
     assert state_of(task) == "completed"
     assert (by_task.code, by_context.code) == (UNSUPPORTED, UNSUPPORTED)
     assert by_context.facts["type"] == "call-complete"
@@ -262,6 +266,14 @@ def test_a_tenant_that_is_not_here(service: Service) -> None:
         with pytest.raises(RpcError) as refused:
             client.call(method, {**params, "tenant": "somebody"})
         assert refused.value.code in (INVALID, NOT_FOUND)
+    rest, how = "/a2a/call/rest", {"A2A-Version": "1.0"}
+    told = service.http.post(
+        f"{rest}/message:send", json={**client.params("Hello"), "tenant": "somebody"}, headers=how
+    )
+    assert (told.status_code, told.json()["error"]["details"][0]["reason"]) == (400, "INVALID_PARAMS")
+    assert service.http.get(f"{rest}/tasks/{task['id']}?tenant=somebody", headers=how).status_code == 404
+    assert service.http.get(f"{rest}/tasks?tenant=somebody", headers=how).json()["tasks"] == []
+    assert service.http.get(f"{rest}/tasks/{task['id']}?tenant=default", headers=how).status_code == 200
     assert client.call("ListTasks", {"tenant": "somebody"})["tasks"] == []
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from server.a2a.cards import FLOW_EXTENSION, Cards, as_1_0, card_of
 from server.a2a.discovery import card_routes
 from server.listening import listen, serving, url_of
 from tests.background import Background
+from tests.conftest import StartService
 
 CARD = "/.well-known/agent-card.json"
 LEGACY = {
@@ -159,6 +161,27 @@ def test_where_clients_of_0_3_look_is_a_card_of_0_3(site: str, below: str, path:
 
     assert is_0_3(card)
     assert card["url"] == f"{site}/a2a/call"
+
+
+def test_the_card_is_where_clients_look_that_were_given_an_address_of_the_flow(start: StartService) -> None:
+    http = start(checkpointer="memory").http
+    card = http.get(CARD).json()
+
+    for base in ("/a2a/call", "/a2a/call/", "/a2a/call/v0.3", "/a2a/call/rest", "/a2a/call/rest/", "/rest", "/"):
+        beside, below = urljoin(base, f".{CARD}"), f"{base.rstrip('/')}{CARD}"
+        assert {http.get(at, headers={"A2A-Version": "1.0"}).status_code for at in (beside, below)} == {200}, base
+    assert http.get("/a2a/.well-known/agent-card.json").json() == card
+    assert http.get("/a2a/call/rest/.well-known/agent-card.json").json() == card
+
+
+def test_who_asks_for_another_flow_learns_which_is_served(start: StartService) -> None:
+    http = start(checkpointer="memory").http
+
+    for answer in (http.post("/a2a/relay", json={}), http.get("/a2a/relay"), http.get(f"/a2a/relay{CARD}")):
+        assert (answer.status_code, answer.json()["type"]) == (404, "not-found")
+        assert answer.json()["detail"] == "the flow served here is 'call', at /a2a/call"
+    assert http.get("/a2a/call").status_code == 405
+    assert "is served" not in http.get("/a2a/call/nowhere").json()["detail"]
 
 
 def test_a_client_says_which_card_it_wants(site: str) -> None:

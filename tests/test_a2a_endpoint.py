@@ -330,7 +330,7 @@ def test_parameters_of_the_wrong_kind(site: Site, params: Any, where: str) -> No
         (sending_03(parts=[{"type": "odd", "text": "x"}])["params"], "params.message.parts.0.kind: it is missing"),
         (sending_03(parts=[{"kind": "text", "text": 3}])["params"], "params.message.parts.0: it is not"),
         (sending_03(parts=[{"kind": "file", "file": {"bytes": "abc"}}])["params"], "params.message.parts: a part"),
-        (sending_03(role="bot")["params"], "params.message.role: it is not"),
+        (sending_03(role="bot")["params"], "params.message.role: it is not 'agent' or 'user'"),
         ([], "params: it is not"),
     ],
 )
@@ -358,6 +358,34 @@ def test_what_is_missing_in_1_0_is_named(site: Site) -> None:
     info, wrong = answer["error"]["data"]
     assert info["metadata"] == {}
     assert {"message.role", "message.message_id"} <= {each["field"] for each in wrong["fieldViolations"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "said"),
+    [
+        ("SendMessage", sending(role="user")["params"], "params.message.role: 'user' is not one of its values; send"),
+        ("SendMessage", sending(role=7)["params"], "params.message.role: 7 is not"),
+        ("SendMessage", sending(role="<b>")["params"], "params.message.role: it is not"),
+        ("ListTasks", {"status": "failed"}, "params.status: 'failed' is not"),
+        ("ListTasks", {"status": 99}, "params.status: 99 is not"),
+    ],
+)
+def test_a_value_that_its_enum_does_not_have(site: Site, method: str, params: Any, said: str) -> None:
+    answer = site.post({**asking(method, "t"), "params": params}, headers=VERSION_1_0)
+
+    assert code(answer) == -32602
+    assert answer["error"]["message"].startswith(said)
+    allowed = {"SendMessage": "send ROLE_USER or ROLE_AGENT", "ListTasks": "TASK_STATE_FAILED"}[method]
+    assert allowed in answer["error"]["message"]
+    assert "UNSPECIFIED" not in answer["error"]["message"]
+
+
+def test_an_enum_is_written_by_name_or_number(site: Site) -> None:
+    for role in ("ROLE_USER", 1):
+        assert "result" in site.post(sending(role=role), headers=VERSION_1_0)
+    for status in ("TASK_STATE_WORKING", 2, None):
+        listing = {"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"status": status}}
+        assert "result" in site.post(listing, headers=VERSION_1_0)
 
 
 def test_unknown_fields_are_ignored(site: Site) -> None:
@@ -399,10 +427,11 @@ def test_thousands_of_parts_are_read_quickly(site: Site) -> None:
 def test_an_error_of_the_protocol_has_its_details_in_1_0(site: Site) -> None:
     answer = site.post(asking("GetTask", "none"), headers=VERSION_1_0)
 
-    assert (code(answer), answer["error"]["message"]) == (-32001, "Task not found")
+    words = "there is no task 'none'; it never began, or its call was deleted or has expired"
+    assert (code(answer), answer["error"]["message"]) == (-32001, words)
     assert answer["error"]["data"][0]["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
     assert answer["error"]["data"][0]["reason"] == "TASK_NOT_FOUND"
-    assert site.post(asking("tasks/get", "none"))["error"] == {"code": -32001, "message": "Task not found"}
+    assert site.post(asking("tasks/get", "none"))["error"] == {"code": -32001, "message": words}
 
 
 def test_what_breaks_inside_stays_inside(site: Site) -> None:
@@ -474,7 +503,45 @@ def test_http_json_follows_the_same_rules(site: Site) -> None:
         (b"[]", "application/json", (400, "INVALID_PARAMS")),
         (b'{"message": {"parts": 1}}', "application/json", (400, "INVALID_PARAMS")),
         (b"{}", "text/plain", (415, "CONTENT_TYPE_NOT_SUPPORTED")),
-        (b" " * LIMIT + b"{}", "application/json", (400, "INVALID_REQUEST")),
+        (b'{"message": {"role": "user"}}', "application/json", (400, "INVALID_PARAMS")),
+        (b'{"message": {}}', "application/json", (400, "INVALID_PARAMS")),
+        (b" " * LIMIT + b"{}", "application/json", (413, "INVALID_REQUEST")),
     ):
         headers = {**VERSION_1_0, "content-type": kind}
         assert told(site.http.post(f"{rest}/message:send", content=body, headers=headers)) == refused
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("tasks?pageSize=abc", "pageSize: it is not of the kind"),
+        ("tasks?statusTimestampAfter=x", "statusTimestampAfter: it is not of the kind"),
+        ("tasks?status=failed", "status: 'failed' is not one of its values; send "),
+        ("tasks?includeArtifacts=yes", "includeArtifacts: it is neither true nor false"),
+        ("tasks?pageSize=500", "maximum page size"),
+        ("tasks/t?historyLength=x", "historyLength: it is not of the kind"),
+        ("tasks/t/pushNotificationConfigs?pageSize=x", "pageSize: it is not of the kind"),
+    ],
+)
+def test_what_a_query_of_http_json_cannot_be(site: Site, query: str, words: str) -> None:
+    answer = site.http.get(f"{site.url}/a2a/call/rest/{query}", headers=VERSION_1_0)
+
+    assert (answer.status_code, answer.json()["error"]["details"][0]["reason"]) == (400, "INVALID_PARAMS")
+    assert answer.json()["error"]["message"].startswith(words)
+    assert not [word for word in (*INSIDE, "invalid literal") if word in answer.text]
+
+
+def test_http_json_tells_which_version_it_speaks(site: Site) -> None:
+    for version in ({}, {"A2A-Version": "0.3"}):
+        answer = site.http.get(f"{site.url}/a2a/call/rest/tasks/t", headers=version)
+        assert answer.json()["error"]["message"] == "HTTP+JSON is spoken in version 1.0 only; send A2A-Version: 1.0"
+
+
+def test_the_details_of_an_error_of_http_json_are_texts(site: Site) -> None:
+    said = {"message": {"parts": [{"text": "x"}]}}
+
+    answer = site.http.post(f"{site.url}/a2a/call/rest/message:send", json=said, headers=VERSION_1_0).json()
+
+    info, wrong = answer["error"]["details"]
+    assert info["metadata"] == {}
+    assert "message.role" in {each["field"] for each in wrong["fieldViolations"]}

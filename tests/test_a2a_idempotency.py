@@ -160,8 +160,11 @@ def test_a_message_at_work_is_followed_by_its_copy(client: Client, agent: Puppet
     began = client.send("slow 0.5", context=context, message_id="m", returnImmediately=True)
 
     copy = client.send("slow 0.5", context=context, message_id="m", returnImmediately=True)
+    streamed = [opened(event) for event in client.stream("slow 0.5", context=context, message_id="m")]
 
-    assert copy["id"] == began["id"]
+    assert (copy["id"], state_of(copy)) == (began["id"], "working")
+    assert ({kind for kind, _ in streamed[1:-1]}, streamed[0][1]["id"]) == ({"artifact-update"}, began["id"])
+    assert (state_of(streamed[0][1]), state_of(streamed[-1][1])) == ("working", "input-required")
     assert len(agent.messages) == 1
 
 
@@ -197,6 +200,29 @@ def test_a_key_does_not_matter_in_a_context(client: Client, agent: Puppet) -> No
     tasks = [client.send("hello", context=fresh(), headers=key) for _ in range(2)]
 
     assert tasks[0]["id"] != tasks[1]["id"]
+    assert len(agent.messages) == 2
+
+
+def test_a_key_does_not_name_a_call_that_the_message_names(client: Client, agent: Puppet) -> None:
+    name = {"call_identify_id": fresh()}
+
+    first = client.send("hello", headers={KEY: fresh()}, metadata={**name, "intent": "greeting"})
+    second = {"headers": {KEY: fresh()}, "metadata": {**name, "intent": "authenticate"}}
+    task, again = client.send("well", **second), client.send("well", **second)
+
+    assert first["id"] == task["id"]
+    assert again == task
+    assert len(agent.messages) == 2
+
+
+def test_what_the_request_says_is_part_of_the_message(client: Client, agent: Puppet) -> None:
+    how: dict[str, Any] = {"context": fresh(), "message_id": "m"}
+
+    client.send("hello", request_metadata={"intent": "greeting"}, **how)
+    task = client.send("hello", request_metadata={"intent": "authenticate"}, **how)
+    again = client.send("hello", request_metadata={"intent": "authenticate"}, **how)
+
+    assert (task["metadata"]["stage"], again) == ("intent_capture", task)
     assert len(agent.messages) == 2
 
 

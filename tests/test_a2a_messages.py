@@ -112,16 +112,30 @@ def test_a_data_part_that_only_names_does_not_go_on(
     assert both["parts"] == [{"kind": "text", "text": "Hello"}, {"kind": "data", "data": more}]
 
 
+def test_a_message_that_only_names_is_said_too(told: Service, puppet: tuple[Puppet, str], version: Version) -> None:
+    client = Client(told.http, version)
+    part = {"data": {"intent": "greeting", "account_id": "ACC-1"}}
+
+    task = client.send(parts=[part], message_id="just-data")
+
+    assert (task["metadata"]["stage"], puppet[0].messages[0]["parts"]) == (
+        "authentication",
+        [{"kind": "data", "data": part["data"]}],
+    )
+    (said,) = task["history"]
+    assert (said["messageId"], said["parts"][0]["data"]) == ("just-data", part["data"])
+
+
 @pytest.mark.parametrize(
     ("request_says", "message_says", "part_says", "intent"),
     [
         ({"intent": "welcome"}, None, None, "welcome"),
         ({"intent": "welcome"}, {"intent": "greeting"}, None, "greeting"),
         (None, {"intent": "greeting"}, {"intent": "welcome"}, "greeting"),
-        ({"intent": "greeting"}, None, {"intent": "welcome"}, "greeting"),
+        ({"intent": "greeting"}, None, {"intent": "welcome"}, "welcome"),
     ],
 )
-def test_the_message_says_it_before_the_request_and_metadata_before_data(
+def test_the_messages_metadata_says_it_before_its_data_and_that_before_the_request(
     client: Client,
     service: Service,
     request_says: Mapping[str, Any] | None,

@@ -69,7 +69,10 @@ def test_configurations_are_the_same_on_every_replica(relay: Replicas, listen: L
     assert here.get(task, "mine") == changed == {"id": "mine", "taskId": task, "url": url}
     assert [here.delete(task, "other") for _ in range(2)] == [None, None]
     assert there.list(task) == [changed]
-    assert code_of(there.get, task, "other") == -32001
+    with pytest.raises(RpcError, match="-32001: the task has no push notification configuration 'other'"):
+        there.get(task, "other")
+    with pytest.raises(RpcError, match="-32001: there is no task 'none'"):
+        there.get("none", "other")
 
 
 def test_clients_of_both_versions_see_one_anothers_configurations(relay: Replicas, listen: Listen) -> None:
@@ -285,6 +288,12 @@ def test_only_public_addresses_are_notified_unless_a_setting_allows_others(
         assert code_of(Configs(client).create, task, url) == -32602, url
         assert code_of(client.send, "well", task=task, **wanting(client, url)) == -32602, url
         assert code_of(client.send, "ask", context="none", **wanting(client, url)) == -32602, url
+    for url, why in (
+        (INSIDE[0], "the address of '127.0.0.1' is not public; only the service's FLOWS_PUSH_ALLOW can allow it"),
+        ("file:///etc/passwd", "its scheme is 'file'; only http and https are reached"),
+    ):
+        with pytest.raises(RpcError, match=f"notifications cannot be sent to this URL: {why}"):
+            Configs(client).create(task, url)
 
     assert Configs(client).list(task) == []
     assert (state_of(client.get(task)), webhook.seen) == ("input-required", [])

@@ -55,8 +55,11 @@ def test_a_status_tells_which_stage_begins_and_which_agent_answers(flows: Replic
     told = [opened(event)[1] for event in here.stream("stream", metadata={"intent": "greeting"})]
 
     where = {"step": 1, "stage": "greeting", "intentFlowId": 1, "agent": "greeting", "intent": "greeting"}
-    assert (told[1]["metadata"], told[-1]["metadata"]) == (where, where)
+    assert told[1]["metadata"] == where
     assert state_of(told[-1]) == "input-required"
+    stands = here.get(told[-1]["taskId"])["metadata"]
+    assert told[-1]["metadata"] == {**where, **stands}
+    assert (stands["stage"], "verify_identity" in stands["legalIntents"]) == ("authentication", True)
 
 
 def test_a_client_that_leaves_does_not_stop_the_turn(relays: Replicas, polite: Agent) -> None:
@@ -153,9 +156,26 @@ def test_who_follows_a_parked_task_is_told_of_its_next_turn(
     list(here.stream("well", task=task)) if streamed else here.send("well", task=task)
 
     told = rest.result()
-    ended = ["2-answer thank you", "status-update completed"]
-    assert list(map(in_short, told)) == (["status-update working", *ended] if streamed else ended)
+    assert list(map(in_short, told)) == ["status-update working", "2-answer thank you", "status-update completed"]
     assert opened(told[-1])[1]["status"] == there.get(task)["status"]
+
+
+def test_who_comes_to_a_turn_that_nobody_followed_is_told_how_it_ends(
+    relays: Replicas, polite: Agent, at_once: AtOnce
+) -> None:
+    _, there = relays.clients()
+    turn = at_once(relays.here.turn, "C", "stream")
+    while not (tasks := there.list(contextId="C")["tasks"]):
+        pass
+    following = there.subscribe(tasks[0]["id"])
+    assert in_short(next(following)) == "task working"
+    rest = at_once(list, following)
+    polite.go_on(3)
+
+    assert turn.result().status_code == 200
+    told = rest.result()
+    assert list(map(in_short, told)) == ["1-n one\ntwo\nthree", "status-update completed"]
+    assert assembled([{"task": {}}, *told]) == artifacts(there.get(tasks[0]["id"]))
 
 
 @pytest.mark.parametrize("version", ["1.0", "0.3"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.a2a_client import Client
 from tests.conftest import Service, StartService
 from tests.puppet import Puppet
 
@@ -261,3 +262,16 @@ def test_a_reused_call_id_is_another_conversation_to_the_agents(
     first, second = puppet[0].messages
     assert first["contextId"] != second["contextId"]
     assert first["messageId"] != second["messageId"]
+
+
+def test_a_call_that_was_canceled_wants_nothing_more(start: StartService, store: Store) -> None:
+    service = start(**store)
+    client = Client(service.http)
+    task = client.send("Hello", context="CALL-013", metadata={"intent": "greeting"})
+    before = service.http.get("/session/CALL-013").json()
+
+    client.cancel(task["id"])
+
+    after = service.http.get("/session/CALL-013").json()
+    assert before["legal_intents"]
+    assert (after["ended"], after["is_complete"], after["legal_intents"]) == ("canceled", False, [])

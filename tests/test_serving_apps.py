@@ -1,12 +1,16 @@
 """Serving apps on sockets of our own: where nobody can listen, and how several apps close."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from server.listening import CannotListen, is_loopback, listen, serving, serving_all, url_at, url_of
 from tests.puppet import Puppet
@@ -72,3 +76,58 @@ def test_an_error_does_not_wait_for_a_request_under_way() -> None:
 
     with pytest.raises(InterruptedError):
         asyncio.run(story())
+
+
+def test_clients_that_take_nothing_do_not_hold_up_the_end() -> None:
+    async def pour() -> AsyncIterator[bytes]:
+        while True:
+            poured.set()
+            await asyncio.sleep(0)
+            yield b"x" * 1_000_000
+
+    async def endless(request: Request) -> StreamingResponse:
+        return StreamingResponse(pour())
+
+    async def at_length(request: Request) -> Response:
+        return Response(b"x" * 50_000_000)
+
+    async def story() -> None:
+        listener = listen("an app", "127.0.0.1", 0)
+        app = Starlette(routes=[Route("/endless", endless), Route("/long", at_length)])
+        with ExitStack() as stack:
+            async with serving(app, listener, grace=60):
+                for path in ("endless", "long"):
+                    client = stack.enter_context(socket.create_connection(listener.getsockname()))
+                    client.sendall(f"GET /{path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+                await poured.wait()
+                began = asyncio.get_running_loop().time()
+            assert asyncio.get_running_loop().time() - began < 20
+
+    poured = asyncio.Event()
+    asyncio.run(story())
+
+
+def test_a_client_that_reads_slowly_is_waited_for() -> None:
+    async def at_length(request: Request) -> Response:
+        return Response(b"x" * 30_000_000)
+
+    async def slowly(address: tuple[str, int]) -> int:
+        reader, writer = await asyncio.open_connection(*address, limit=1_000)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        taken = len(await reader.read(1_000))
+        begun.set()
+        while piece := await reader.read(500_000):
+            taken += len(piece)
+            await asyncio.sleep(0.05)
+        writer.close()
+        return taken
+
+    async def story() -> None:
+        listener = listen("an app", "127.0.0.1", 0)
+        async with serving(Starlette(routes=[Route("/", at_length)]), listener, grace=60):
+            taking = asyncio.create_task(slowly(listener.getsockname()))
+            await begun.wait()
+        assert await taking > 30_000_000
+
+    begun = asyncio.Event()
+    asyncio.run(story())

@@ -1,23 +1,26 @@
 """Turns and calls as server-sent events: in order, as they happen, without loss or repetition, whoever leaves."""
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from redis import Redis
+from sse_starlette.sse import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from graph.store.memory_events import MemoryEvents
+from server.a2a.streams import tidy
 from server.doors.documents import OrchestrateRequest
 from server.doors.events import Told, of_turn
 from server.doors.orchestrate import turn_request
@@ -141,6 +144,38 @@ def test_what_is_kept_no_more_is_said_to_be_gone(start: StartService, store: Sto
     assert (nonsense.status_code, nonsense.json()["errors"][0]["field"]) == (422, "Last-Event-ID")
 
 
+def test_another_message_is_not_taken_for_one_that_was_cut_off(start: StartService, store: Store) -> None:
+    service = start(**store)
+    events = stream(service, "STREAM-10", *CALL[0])
+
+    for event in events:
+        for message in (CALL[1], (CALL[0][0], "welcome"), ("Something else", None)):
+            other = resumed(service, "STREAM-10", event["id"], message)
+            assert (other.status_code, other.json()["type"]) == (409, "another-turn"), event
+            assert "leave the header out" in other.json()["detail"]
+        assert resumed(service, "STREAM-10", event["id"], (CALL[0][0], None)).status_code in (200, 204)
+
+    assert len(service.http.get("/session/STREAM-10/steps").json()) == 1
+
+
+def test_another_message_is_not_taken_for_one_that_is_at_work(
+    start: StartService, agent: PoliteAgent, go: Callable[[], Any]
+) -> None:
+    service = start({"GREETING_AGENT_URL": agent.url}, checkpointer="memory")
+    sent = said("stream", "greeting", call_identify_id="STREAM-11")
+
+    with service.http.stream("POST", "/orchestrate/stream", json=sent) as told:
+        events = read(told.iter_lines())
+        go()
+        for seen in (next(events), next(events), next(events)):
+            other = resumed(service, "STREAM-11", seen["id"], ("well", "greeting"))
+            assert (other.status_code, other.json()["type"]) == (409, "another-turn"), seen
+        for _ in range(2):
+            go()
+    rest = stream(service, "STREAM-11", "stream", "greeting", after=seen["id"])
+    assert (seen["event"], names(rest)[-1]) == ("message_chunk", "turn")
+
+
 def test_what_is_wrong_before_the_turn_is_a_plain_problem(start: StartService, store: Store) -> None:
     service = start(**store)
     page = {"origin": "http://elsewhere.example", "content-type": "text/plain"}
@@ -218,6 +253,7 @@ def test_a_call_is_followed_through_all_its_turns_until_it_ends(start: StartServ
     assert list(read(service.http.get(path, params={"last_event_id": events[0]["id"]}).iter_lines())) == events[1:]
     at_the_end = service.http.get(path, headers={"last-event-id": events[-1]["id"]})
     assert at_the_end.status_code == 204  # a browser does not come back
+    assert service.http.get(path).status_code == 204
 
 
 def test_a_call_that_is_deleted_is_followed_no_longer(start: StartService) -> None:
@@ -282,8 +318,22 @@ def test_a_silent_stream_gives_a_sign_of_life(served: Callable[[Callable[[], Res
     assert list(read(told.splitlines())) == [{"event": "step"}]
 
 
+ANSWERS: dict[str, Callable[[AsyncGenerator[Told, None], float], Response]] = {
+    "of turns": lambda told, patience: sse(told, patience=patience),
+    "of A2A": lambda told, patience: tidy(EventSourceResponse(in_json(told)), patience=patience),
+}
+
+
+async def in_json(told: AsyncGenerator[Told, None]) -> AsyncGenerator[Json, None]:
+    """Write events as the sdk does."""
+    async with aclosing(told):
+        async for one in told:
+            yield {"data": json.dumps(one.event)}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
 def test_a_client_that_does_not_read_is_left_and_costs_no_memory(
-    served: Callable[[Callable[[], Response]], str], background: Background
+    served: Callable[[Callable[[], Response]], str], background: Background, answer: str
 ) -> None:
     taken, left = [0], asyncio.Event()
 
@@ -295,7 +345,7 @@ def test_a_client_that_does_not_read_is_left_and_costs_no_memory(
         finally:
             left.set()
 
-    url = httpx.URL(served(lambda: sse(endless(), patience=0.3)))
+    url = httpx.URL(served(lambda: ANSWERS[answer](endless(), 0.3)))
     with socket.create_connection((url.host, url.port or 80)) as client:
         client.sendall(b"GET / HTTP/1.1\r\nhost: stream\r\n\r\n")
         background.run(asyncio.wait_for(left.wait(), 10))
@@ -308,6 +358,6 @@ def follow(service: Service, call: str) -> list[Json]:
         return list(read(told.iter_lines()))
 
 
-def resumed(service: Service, call: str, after: str) -> httpx.Response:
-    sent, headers = said("Hello", "greeting", call_identify_id=call), {"last-event-id": after}
+def resumed(service: Service, call: str, after: str, message: tuple[str, str | None] | None = None) -> httpx.Response:
+    sent, headers = said(*(message or CALL[0]), call_identify_id=call), {"last-event-id": after}
     return service.http.post("/orchestrate/stream", json=sent, headers=headers)

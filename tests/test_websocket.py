@@ -301,7 +301,7 @@ def shaken_hands(service: Service, call: str) -> socket.socket:
     host, port = service.url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)))
     asked = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
-    head = "\r\n".join([f"GET /ws/{call} HTTP/1.1", "Host: service", "Sec-WebSocket-Version: 13", *asked, "", ""])
+    head = "\r\n".join([f"GET /ws/{call} HTTP/1.1", "Host: localhost", "Sec-WebSocket-Version: 13", *asked, "", ""])
     client.sendall(head.encode())
     assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
     return client

@@ -1,17 +1,12 @@
 """What the request handler learns of the HTTP request behind an A2A request, and how much of it is read."""
 
-from typing import Any, cast
-
 from a2a.server.context import ServerCallContext
-from a2a.server.request_handlers import RequestHandler
 from a2a.server.routes import DefaultServerCallContextBuilder
-from a2a.types.a2a_pb2 import AgentCard, GetExtendedAgentCardRequest
 from a2a.utils.constants import VERSION_HEADER
-from a2a.utils.errors import ExtendedAgentCardNotConfiguredError, InvalidRequestError
+from a2a.utils.errors import InvalidRequestError
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from server.a2a.cards import Cards
 from server.a2a.discovery import base_url
 from server.a2a.envelope import said_version, version_of
 
@@ -29,11 +24,6 @@ class Contexts(DefaultServerCallContextBuilder):
         return context
 
 
-def knowing_card(handler: RequestHandler, cards: Cards) -> RequestHandler:
-    """Return the handler with the extended card answered for it."""
-    return cast(RequestHandler, _WithCard(handler, cards))
-
-
 def bounded(request: Request, max_bytes: int) -> Request:
     """Return the request with a body that raises `InvalidRequestError` when it is longer; no more of it is kept."""
     size = 0
@@ -48,21 +38,3 @@ def bounded(request: Request, max_bytes: int) -> Request:
         return message
 
     return Request(request.scope, counted)
-
-
-class _WithCard:
-    """A request handler that knows the extended card too, at the address of the request."""
-
-    def __init__(self, handler: RequestHandler, cards: Cards) -> None:
-        self._handler = handler
-        self._cards = cards
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._handler, name)
-
-    async def on_get_extended_agent_card(
-        self, params: GetExtendedAgentCardRequest, context: ServerCallContext
-    ) -> AgentCard:
-        if context.state["headers"][VERSION_HEADER] != "1.0":
-            raise ExtendedAgentCardNotConfiguredError
-        return self._cards.extended(context.state["base_url"])

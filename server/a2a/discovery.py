@@ -27,8 +27,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def card_routes(cards: Cards, path: str) -> list[Route]:
-    """Return the routes to the cards below `path`: of the version asked for, and of 0.3 where 0.3 clients look."""
+    """Return the routes to the cards below `path`: of the version asked for, and of 0.3 where 0.3 clients look.
+
+    Below the address of HTTP+JSON there is one too: whoever is given that address looks there.
+    """
     return [
+        *([Route(f"{path}/rest{CARD}", _showing(cards, None))] if cards.rest else []),
         Route(path + CARD, _showing(cards, None)),
         Route(path + OLD_CARD, _showing(cards, "0.3")),
         Route(path + OLD_BASE + CARD, _showing(cards, "0.3")),

@@ -28,8 +28,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from server.a2a.answering import answering
 from server.a2a.cards import Cards, Version
-from server.a2a.context import Contexts, bounded, knowing_card
+from server.a2a.context import Contexts, bounded
 from server.a2a.discovery import OLD_BASE, card_routes
 from server.a2a.envelope import (
     RequestId,
@@ -45,7 +46,8 @@ from server.a2a.envelope import (
     version_of,
 )
 from server.a2a.rest import rest_routes
-from server.a2a.streams import discreet, ending, tidy
+from server.a2a.streams import discreet, tidy
+from server.event_stream import ending
 
 log = structlog.get_logger()
 
@@ -74,14 +76,14 @@ def routes(
         max_body_bytes: how long a request may be; no more of it is read.
         stopping: once set, streams end; their clients subscribe again elsewhere.
     """
-    answering = knowing_card(handler, cards)
+    asked = answering(handler, cards)
     contexts = Contexts(cards.public_url)
-    dispatcher = Dispatcher(answering, contexts, max_body_bytes, stopping)
+    dispatcher = Dispatcher(asked, contexts, max_body_bytes, stopping)
     rpc = [
         Route(at, dispatcher.handle_requests, methods=["POST"])
         for at in sorted({path or "/", f"{path}/", path + OLD_BASE})
     ]
-    rest = rest_routes(answering, contexts, f"{path}/rest", max_body_bytes, stopping) if cards.rest else []
+    rest = rest_routes(asked, contexts, f"{path}/rest", max_body_bytes, stopping) if cards.rest else []
     return [*card_routes(cards, path), *rpc, *rest]
 
 

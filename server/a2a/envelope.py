@@ -4,7 +4,8 @@ The words of the libraries behind us stay inside: they name our parts, repeat wh
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -22,12 +23,14 @@ from a2a.utils.errors import (
     JSONParseError,
     VersionNotSupportedError,
 )
-from a2a.utils.proto_utils import validate_proto_required_fields
+from a2a.utils.proto_utils import parse_params, validate_proto_required_fields
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import QueryParams
 
 from server.a2a.cards import Version
+from server.a2a.enums import check_enums
 from server.a2a.wording import check_base64
 from server.json_text import is_json
 
@@ -65,7 +68,8 @@ def version_of(said: str) -> Version:
 def require_json(content_type: str) -> None:
     """Raise `ContentTypeNotSupportedError` unless the body is said to be JSON.
 
-    No page in a browser can send that to another site unasked, so none can drive calls on a loopback address.
+    No page in a browser can send that to another site unasked; `server.doors.hosts` is about those that make
+    themselves out to be of this one.
     """
     if not is_json(content_type):
         raise ContentTypeNotSupportedError("send the request with content-type: application/json")
@@ -120,6 +124,18 @@ def read_body(document: Any, kind: type[Message]) -> Message:
     return _read(document, kind)
 
 
+def read_query(query: QueryParams, kind: type[Message]) -> Message:
+    """Return what the query of an HTTP+JSON request asks; unknown names are ignored. Raises `InvalidParamsError`."""
+    typed, sent = kind(), dict(query)
+    for field in kind.DESCRIPTOR.fields:
+        if field.type == field.TYPE_BOOL and sent.get(field.json_name, "true").lower() not in ("true", "false"):
+            raise InvalidParamsError(f"{field.json_name}: it is neither true nor false")
+    with _in_our_words():
+        parse_params(query, typed)
+    check_enums(sent, kind.DESCRIPTOR)
+    return typed
+
+
 def read_model(document: Mapping[str, Any], kind: type[BaseModel]) -> Any:
     """Return a 0.3 request. Raises `InvalidParamsError`, or `InvalidRequestError` if only its id is wrong."""
     try:
@@ -141,30 +157,45 @@ def error_document(request_id: RequestId, error: A2AError, version: Version | No
     if version == "0.3" and not isinstance(error, VersionNotSupportedError):
         told |= {"data": error.data} if error.data else {}
     elif type(error) in A2A_ERROR_REASONS:
-        told["data"] = _details(error)
+        told["data"] = only_texts(build_error_details(error))
     return {"jsonrpc": "2.0", "id": request_id, "error": told}
 
 
-def _details(error: A2AError) -> list[dict[str, Any]]:
-    info, *more = build_error_details(error)
-    # google.rpc.ErrorInfo maps strings to strings; the sdk puts its list of wrong fields there as well.
-    texts = {name: value for name, value in info["metadata"].items() if isinstance(value, str)}
-    return [{**info, "metadata": texts}, *more]
+def only_texts(details: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return an error's details with `google.rpc.ErrorInfo` as it is meant: it maps strings to strings.
+
+    The sdk puts its list of wrong fields there as well, which the details have in a place of their own.
+    """
+    return [{**info, **_texts(info)} for info in details]
+
+
+def _texts(info: Mapping[str, Any]) -> dict[str, Any]:
+    if "metadata" not in info:
+        return {}
+    return {"metadata": {name: value for name, value in info["metadata"].items() if isinstance(value, str)}}
 
 
 def _read(sent: dict[str, Any], kind: type[Message], *where: str) -> Message:
     message = sent.get("message", {})
     if kind is SendMessageRequest and not isinstance(message, dict):
         raise InvalidParamsError(f"{'.'.join((*where, 'message'))}: {_ODD}")  # ParseDict reads any text as empty
-    try:
-        typed = kind()
+    typed = kind()
+    with _in_our_words(*where):
         ParseDict(sent, typed, ignore_unknown_fields=True)
-    except (ParseError, TypeError, ValueError, AttributeError) as error:
-        path = ".".join((*where, *_BAD_FIELD.findall(str(error))))
-        raise InvalidParamsError(f"{path or 'the body'}: {_ODD}") from error
+    check_enums(sent, kind.DESCRIPTOR, *where)
     if isinstance(typed, SendMessageRequest):
         check_message(typed.message, [part.get("raw") for part in message.get("parts") or ()])
     return typed
+
+
+@contextmanager
+def _in_our_words(*where: str) -> Iterator[None]:
+    """Name the field that protobuf cannot read."""
+    try:
+        yield
+    except (ParseError, TypeError, ValueError, AttributeError) as error:
+        path = ".".join((*where, *_BAD_FIELD.findall(str(error))))
+        raise InvalidParamsError(f"{path or 'the body'}: {_ODD}") from error
 
 
 def check_message(message: A2AMessage, written: Sequence[str | None]) -> None:
@@ -192,7 +223,7 @@ def _json_name(field: str) -> str:
 
 
 def _explained(error: ValidationError) -> A2AError:
-    details = error.errors(include_url=False, include_context=False, include_input=False)
+    details = error.errors(include_url=False, include_input=False)
     outside_id = [detail for detail in details if detail["loc"][:1] != ("id",)]
     if not outside_id:
         return InvalidRequestError("'id' has to be a string or a whole number")
@@ -201,7 +232,8 @@ def _explained(error: ValidationError) -> A2AError:
     guess = next((at for at, name in enumerate(first["loc"]) if str(name)[:1].isupper()), None)
     path = ".".join(str(name) for name in first["loc"][:guess])
     missing = first["type"] == "missing" and guess is None
-    return InvalidParamsError(f"{path}: {'it is missing' if missing else _ODD}")
+    words = f"it is not {first['ctx']['expected']}" if first["type"] == "enum" and guess is None else _ODD
+    return InvalidParamsError(f"{path}: {'it is missing' if missing else words}")
 
 
 def _depth(document: Any) -> int:

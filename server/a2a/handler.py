@@ -4,48 +4,43 @@ The SDK's own way of running an agent keeps a task of its own beside ours and ea
 ours, and what only reads a task is the SDK's, over `CallTasks`.
 """
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
-import orjson
-import structlog
-from a2a.server.agent_execution.active_task import TERMINAL_TASK_STATES
+from a2a.server.agent_execution.active_task import INTERRUPTED_TASK_STATES, TERMINAL_TASK_STATES
 from a2a.server.agent_execution.agent_executor import AgentExecutor
+from a2a.server.cluster import StoredTask, TaskVersion
 from a2a.server.context import ServerCallContext
 from a2a.server.events.event_queue import Event
 from a2a.server.request_handlers.default_request_handler_v2 import DefaultRequestHandlerV2
 from a2a.server.request_handlers.request_handler import validate_request_params
 from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import (
-    JSON_RPC_ERROR_CODE_MAP,
-    A2AError,
-    InternalError,
     InvalidParamsError,
     TaskNotCancelableError,
     TaskNotFoundError,
     UnsupportedOperationError,
 )
+from a2a.utils.proto_utils import validate_proto_required_fields
 from a2a.utils.task import apply_history_length, validate_history_length
 
 from graph.routing import Routes
 from graph.store.calls import OpenedTurn, OpenTurn
 from nodes.learning import now
+from server.a2a.errors import translated, translating
 from server.a2a.incoming import read_message
 from server.a2a.push import CallPushConfigs, version_of
 from server.a2a.push_guard import PushGuard
 from server.a2a.runs import Run, as_task, bare_message, read_task_id, status_of, task_id
 from server.a2a.tasks import CallTasks
-from server.a2a.telling import Teller, TurnFailed
+from server.a2a.telling import Teller
 from server.following import follow_turn
-from server.problems import INTERNAL, code_of, document_of, row_of
 from server.turn import Begun, Started, Taken, TurnRequest
 from server.turns import Turns
 
-_BY_CODE = {code: kind for kind, code in JSON_RPC_ERROR_CODE_MAP.items()}
-
-log = structlog.get_logger()
+_OVER = TERMINAL_TASK_STATES | INTERRUPTED_TASK_STATES
 
 
 class FlowHandler(DefaultRequestHandlerV2):
@@ -95,10 +90,9 @@ class FlowHandler(DefaultRequestHandlerV2):
             request = await self._read(params, context)
             begun = await self._once_begun(params, context, request)
             if params.configuration.return_immediately:
-                started = await self._turns.start(request, once_begun=begun)
-                answer = await self._answer_at_once(started)
+                answer = await self._answer_at_once(request, begun)
             else:
-                answer = self._answer(await self._turns.take(request, wants_trail=True, once_begun=begun))
+                answer = await self._answer(await self._turns.take(request, wants_trail=True, once_begun=begun))
         return apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
 
     @validate_request_params
@@ -109,9 +103,16 @@ class FlowHandler(DefaultRequestHandlerV2):
         with translated():
             request = await self._read(params, context)
             begun = await self._once_begun(params, context, request)
+            if copied := await self._answered_now(request):
+                yield apply_history_length(copied.task, params.configuration)
+                async with aclosing(self._since(copied.task.id, copied.version)) as updates:
+                    async for update in updates:
+                        yield update
+                return
             started = await self._turns.start(request, once_begun=begun)
             if isinstance(started, Taken):
-                yield self._answer(started)
+                answer = await self._answer(started)
+                yield apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
                 return
             run = await self._run_at_start(started)
             yield apply_history_length(as_task(run, self._routes), params.configuration)
@@ -124,17 +125,50 @@ class FlowHandler(DefaultRequestHandlerV2):
     ) -> AsyncGenerator[Event, None]:
         """Stream a task, and what happens in it from then on, until its turn is over."""
         with translated():
-            async with aclosing(super().on_subscribe_to_task(params, context)) as events:
-                async for event in events:
-                    yield event
+            validate_proto_required_fields(params)
+            found = await self._tasks.get(params.id, context)
+            if found is None:
+                raise TaskNotFoundError
+            if found.task.status.state in TERMINAL_TASK_STATES:
+                raise UnsupportedOperationError(
+                    f"the task has ended ({pb.TaskState.Name(found.task.status.state)}); there is nothing to follow"
+                )
+            told, version = [found.task], found.version
+            del found
+            yield told.pop()  # nothing here keeps it: many follow tasks in which nothing happens, and for long
+            async with aclosing(self._since(params.id, version)) as updates:
+                async for update in updates:
+                    yield update
 
+    async def _since(self, task: str, version: TaskVersion) -> AsyncGenerator[Event, None]:
+        """Yield what happens in a task after a version, until its turn is over."""
+        async with aclosing(self._tasks.subscribe(task, after=version)) as subscription:
+            async for versioned in subscription:
+                yield versioned.event
+                if isinstance(versioned.event, pb.TaskStatusUpdateEvent) and versioned.event.status.state in _OVER:
+                    return
+
+    on_get_task = translating(DefaultRequestHandlerV2.on_get_task)
+    on_list_tasks = translating(DefaultRequestHandlerV2.on_list_tasks)
+    on_create_task_push_notification_config = translating(
+        DefaultRequestHandlerV2.on_create_task_push_notification_config
+    )
+    on_list_task_push_notification_configs = translating(
+        DefaultRequestHandlerV2.on_list_task_push_notification_configs
+    )
+    on_delete_task_push_notification_config = translating(
+        DefaultRequestHandlerV2.on_delete_task_push_notification_config
+    )
+
+    @translating
     async def on_get_task_push_notification_config(
         self, params: pb.GetTaskPushNotificationConfigRequest, context: ServerCallContext
     ) -> pb.TaskPushNotificationConfig:
         """Return a configuration; in 0.3, where its id may be left out, the task's first."""
         if not params.id and version_of(context) == "0.3":
-            for first in await self._push_configs.get_info(params.task_id, context):
-                return first
+            if await self._tasks.get(params.task_id, context):
+                for first in await self._push_configs.get_info(params.task_id, context):
+                    return first
             raise TaskNotFoundError("there is no such task, or it has no push notification configuration")
         found: pb.TaskPushNotificationConfig = await super().on_get_task_push_notification_config(params, context)
         return found
@@ -156,7 +190,7 @@ class FlowHandler(DefaultRequestHandlerV2):
             return as_task(run, self._routes)
 
     async def _read(self, params: pb.SendMessageRequest, context: ServerCallContext) -> TurnRequest:
-        """Read the message, and see that the task it continues can be continued."""
+        """Read the message, and find the task that it continues: whether it can be, the turn will tell."""
         validate_history_length(params.configuration)
         if context.tenant and context.tenant != self._tenant:
             raise InvalidParamsError(f"there is no tenant {context.tenant!r} here; leave it out")
@@ -166,8 +200,6 @@ class FlowHandler(DefaultRequestHandlerV2):
             raise TaskNotFoundError(f"there is no task {message.task_id!r}; it never began, or its call has expired")
         if run and message.context_id and message.context_id != run.call:
             raise InvalidParamsError("the message's context is not that of its task; leave out contextId")
-        if run and (state := status_of(run).state) in TERMINAL_TASK_STATES:
-            raise UnsupportedOperationError(f"the task has ended ({pb.TaskState.Name(state)}); begin another")
         return read_message(
             params,
             call=run.call if run else None,
@@ -192,15 +224,30 @@ class FlowHandler(DefaultRequestHandlerV2):
 
         return keep
 
-    def _answer(self, taken: Taken) -> pb.Message | pb.Task:
-        run = _run_of(taken)
+    async def _answer(self, taken: Taken) -> pb.Message | pb.Task:
+        run: Run | None = _run_of(taken)
+        if run and taken.before:  # since when the task may have moved on, or another turn be at work in it
+            run = await self._tasks.run(run.task_id)
+        if run is None:
+            raise TaskNotFoundError(
+                "the context belongs to a call of another flow, or to one that has ended; name another"
+            )
         message = bare_message(run) if self._routes.flow.restarts else None
         return message or as_task(run, self._routes)
 
-    async def _answer_at_once(self, started: Started | Taken) -> pb.Message | pb.Task:
+    async def _answer_at_once(self, request: TurnRequest, begun: Begun | None) -> pb.Message | pb.Task:
+        if copied := await self._answered_now(request):
+            return copied.task
+        started = await self._turns.start(request, once_begun=begun)
         if isinstance(started, Taken):
-            return self._answer(started)
+            return await self._answer(started)
         return as_task(await self._run_at_start(started), self._routes)
+
+    async def _answered_now(self, request: TurnRequest) -> StoredTask | None:
+        """Return the task that is at work on this very message, sent before; None if none is."""
+        task = await self._tasks.answering(request.call_identify_id, request.key)
+        found = await self._tasks.find(task) if task else None
+        return found if found and found.task.status.state == pb.TASK_STATE_WORKING else None
 
     async def _run_at_start(self, started: Started) -> Run:
         """Return the run as it was when its turn had just begun, however far that is by now."""
@@ -211,7 +258,7 @@ class FlowHandler(DefaultRequestHandlerV2):
         return replace(run, steps=before, opened=_opened(started, run, len(before)), summary=None)
 
     async def _updates(self, started: Started, run: Run) -> AsyncGenerator[Event, None]:
-        teller = Teller(run, restarts=self._routes.flow.restarts)
+        teller = Teller(run, self._routes, last=run.last, settled=False)
         async with aclosing(follow_turn(self._tasks.events, started)) as followed:
             async for published in followed:
                 for update in teller.hear(published):
@@ -236,42 +283,14 @@ def _opened(started: Started, run: Run, steps: int) -> OpenedTurn:
 
 
 def _run_of(taken: Taken) -> Run:
-    number = taken.step.get("run", 1)
+    number, summary = taken.step.get("run", 1), taken.state.get("session_summary")
     return Run(
         taken.request.call_identify_id,
         number,
         taken.incarnation,
         [step for step in taken.steps if step.get("run", 1) == number],
-        summary=taken.state.get("session_summary"),
+        summary=summary if summary and summary.get("run", 1) == number else None,
     )
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise the A2A error that the table of problems has for what went wrong; nothing internal is in it."""
-    try:
-        yield
-    except (A2AError, GeneratorExit):
-        raise
-    except TurnFailed as error:
-        raise _error(code_of(error.problem), error.problem) from error
-    except Exception as error:
-        row = row_of(error)
-        if row is INTERNAL:
-            log.exception("message not answered")
-        raise _error(row.code, document_of(error)) from error
-
-
-def _error(code: int, problem: Any) -> A2AError:
-    facts = {key: value for key, value in problem.items() if key not in ("event", "turn", "run", "status", "title")}
-    kind = _BY_CODE.get(code, InternalError)
-    return kind(problem.get("detail", ""), data=_as_metadata(facts))
-
-
-def _as_metadata(facts: dict[str, Any]) -> dict[str, str]:
-    """Write facts as `google.rpc.ErrorInfo` wants them: all text, as JSON what is none."""
-    told = {key: value for key, value in facts.items() if key != "detail"}
-    return {key: value if isinstance(value, str) else orjson.dumps(value).decode() for key, value in told.items()}
 
 
 def _idempotency_key(context: ServerCallContext) -> str | None:

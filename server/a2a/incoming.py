@@ -59,13 +59,16 @@ def read_message(
     message = params.message
     _check(message)
     parts = plain_parts(message.parts)
-    metadata = {**plain(params.metadata), **plain(message.metadata)}
-    said, rest = _said(parts, metadata)
+    of_request, of_message = plain(params.metadata), plain(message.metadata)
+    metadata = {**of_request, **of_message}
+    said, rest = _said(of_request, parts, of_message)
     text = "\n".join(part["text"] for part in rest if part.get("text"))
     if len(text) > MESSAGE_LENGTH:
         raise InvalidParamsError(f"the message's text is longer than {MESSAGE_LENGTH:,} characters; send less")
+    named = _call_of(message, said, call)
+    begins = named is None and idempotency_key is not None
     return TurnRequest(
-        call_identify_id=_call_of(message, said, call, idempotency_key),
+        call_identify_id=named or (_call_named_by(idempotency_key) if idempotency_key else str(uuid.uuid4())),
         account_id=said.account_id,
         eci=said.eci,
         input_message=text,
@@ -77,9 +80,9 @@ def read_message(
         },
         parts=() if _is_plain(rest) else tuple(rest),
         caller_message_id=message.message_id,
-        key=_key(message, idempotency_key),
+        key=_key(message, metadata, idempotency_key),
         run=run,
-        begins=idempotency_key is not None,
+        begins=begins,
     )
 
 
@@ -92,37 +95,45 @@ def _check(message: pb.Message) -> None:
         raise InvalidParamsError("a part of the message has no content; send text, raw, url or data")
 
 
-def _said(parts: Sequence[Part], metadata: Mapping[str, Any]) -> tuple[_Said, list[Part]]:
-    """Read what names the call; a data part that says nothing else does not go on to the agent."""
-    named: dict[str, Any] = {}
+def _said(
+    of_request: Mapping[str, Any], parts: Sequence[Part], of_message: Mapping[str, Any]
+) -> tuple[_Said, list[Part]]:
+    """Read what names the call: in the message's metadata, else in a data part, else in the request's metadata.
+
+    A data part that says nothing else does not go on to the agent, unless the message is nothing else.
+    """
+    named: dict[str, Any] = _names_in(of_request)
     rest: list[Part] = []
     for part in parts:
         data = part.get("data")
         data = data if isinstance(data, dict) else {}
-        told = {key: data[key] for key in _NAMES & data.keys()}
+        told = _names_in(data)
         named |= told
         if not told or told.keys() != data.keys():
             rest.append(part)
-    named |= {key: metadata[key] for key in _NAMES & metadata.keys()}
-    return _validated(_Said, named), rest
+    return _validated(_Said, named | _names_in(of_message)), rest or list(parts)
 
 
-def _call_of(message: pb.Message, said: _Said, call: str | None, idempotency_key: str | None) -> str:
-    """Return the call: the task's, the context, what the client calls it, or a fresh one."""
+def _names_in(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: said[key] for key in _NAMES & said.keys()}
+
+
+def _call_of(message: pb.Message, said: _Said, call: str | None) -> str | None:
+    """Return the call: the task's, the context, or what the client calls it; None if it says nothing of it."""
     context = _validated(_ContextId, {"contextId": message.context_id}).contextId if message.context_id else None
     for name in (call, context):
         if name and said.call_identify_id and said.call_identify_id != name:
             raise InvalidParamsError("call_identify_id and the message's context differ; the context is the call")
-    if call or context or said.call_identify_id:
-        return call or context or said.call_identify_id or ""
-    if idempotency_key:
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"idempotency-key:{idempotency_key}"))
-    return str(uuid.uuid4())
+    return call or context or said.call_identify_id
 
 
-def _key(message: pb.Message, idempotency_key: str | None) -> str:
-    """Name the very message: by its id, or what the client names it by, and everything that it says."""
-    body = MessageToDict(message)
+def _call_named_by(idempotency_key: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"idempotency-key:{idempotency_key}"))
+
+
+def _key(message: pb.Message, metadata: Mapping[str, Any], idempotency_key: str | None) -> str:
+    """Name the very message: by its id, or what the client names it by, and everything that is said with it."""
+    body = {**MessageToDict(message), "metadata": metadata}
     for name in ("messageId", "contextId", "taskId"):
         body.pop(name, None)
     named = (idempotency_key or message.message_id, repr(_sorted(body)))

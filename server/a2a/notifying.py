@@ -28,11 +28,16 @@ class Notifier:
     def __init__(self, sender: PushSender, routes: Routes) -> None:
         self._sender = sender
         self._routes = routes
+        self._tellers: dict[str, Teller] = {}
+        """Those of turns under way that are notified of, by token."""
 
     def told(self, turn: OpenTurn, call: str, events: Sequence[Mapping[str, Any]]) -> None:
         """Notify of a turn's events those who asked for it."""
+        if not turn.push:
+            return
+        teller = self._teller(turn, call, events)
         heard = [event for event in events if event["event"] in _NOTIFIED]
-        if not turn.push or not heard:
+        if not heard:
             return
         run, over = heard[0]["run"], heard[-1]["event"] == "turn"
         kept = configs_of(turn.push, task_id(call, run, turn.incarnation))
@@ -41,14 +46,20 @@ class Notifier:
         if not configs:
             return
         position = f"{int(time.time() * 1000)}-0"
-        teller = Teller(Run(call, run, turn.incarnation, ()), restarts=self._routes.flow.restarts)
         updates = [update for event in heard for update in teller.hear(Published(position, event))]
-        self._sender.notify(configs, as_task(_run_now(turn, call, run, heard), self._routes), updates)
+        if updates:
+            self._sender.notify(configs, as_task(_run_now(turn, call, run, heard), self._routes), updates)
+
+    def _teller(self, turn: OpenTurn, call: str, events: Sequence[Mapping[str, Any]]) -> Teller:
+        """Return the turn's, which knows what was told before."""
+        run = Run(call, events[0]["run"], turn.incarnation, ())
+        teller = self._tellers.pop(turn.token, None) or Teller(run, self._routes)
+        if events[-1]["event"] not in ("turn", "error"):
+            self._tellers[turn.token] = teller
+        return teller
 
 
 def _run_now(turn: OpenTurn, call: str, run: int, heard: Sequence[Mapping[str, Any]]) -> Run:
-    # Of a turn that began before there was a configuration, the trail may not be at hand.
-    trail = turn.trail or [event["step"] for event in heard if event["event"] == "step"]
-    steps, last = [step for step in trail if step.get("run", 1) == run], heard[-1]
+    steps, last = [step for step in turn.trail if step.get("run", 1) == run], heard[-1]
     opened = None if last["event"] == "turn" else OpenedTurn(turn.token, True, {"at": now()})
     return Run(call, run, turn.incarnation, steps, opened, summary=last.get("session_summary"))

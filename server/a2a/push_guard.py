@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import structlog
+from a2a.utils.errors import InvalidParamsError
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
@@ -46,7 +47,15 @@ log = structlog.get_logger()
 
 
 class PushRefused(Exception):
-    """We do not send notifications there; the message says why, without the URL."""
+    """We do not send notifications there; the message says why, without the URL.
+
+    Attributes:
+        facts: what else the operator may know, but not the client.
+    """
+
+    def __init__(self, reason: str, **facts: str) -> None:
+        super().__init__(reason)
+        self.facts = facts
 
 
 async def look_up(host: str, port: int) -> list[str]:
@@ -80,17 +89,20 @@ class PushGuard:
         self._resolve = resolve
 
     async def allowed(self, url: str) -> bool:
-        """Tell whether a client may name this URL; the SDK's push URL validator.
+        """Return True if a client may name this URL; the SDK's push URL validator, but that it says why not.
 
         A host that cannot be found now is let through: its addresses are checked when a notification is sent.
+
+        Raises:
+            InvalidParamsError: if it may not; where the name of a host leads is not in it.
         """
         try:
             host, port = _host_and_port(self.checked(url))
             async with asyncio.timeout(_LOOK_UP_SECONDS):
                 await self.addresses(host, port)
         except PushRefused as refusal:
-            log.info("push webhook refused", reason=str(refusal))
-            return False
+            log.info("push webhook refused", reason=str(refusal), **refusal.facts)
+            raise InvalidParamsError(f"notifications cannot be sent to this URL: {refusal}") from refusal
         except OSError as error:  # a TimeoutError is one too
             log.info("push webhook not found yet", host=host, reason=str(error))
         return True
@@ -136,7 +148,8 @@ class PushGuard:
         if any(meant in network for network in self._networks):
             return
         if any(meant in network for network in _NOT_PUBLIC):
-            raise PushRefused(f"{host!r} is at {address}, which is not public; FLOWS_PUSH_ALLOW can allow it")
+            remedy = "only the service's FLOWS_PUSH_ALLOW can allow it"
+            raise PushRefused(f"the address of {host!r} is not public; {remedy}", address=str(address))
 
 
 class CheckedResolver(AbstractResolver):

@@ -76,6 +76,11 @@ class Run:
     def works(self) -> bool:
         return self.opened is not None and self.opened.live
 
+    @property
+    def last(self) -> int:
+        """The number of its last step; 0 before there is one."""
+        return self.steps[-1]["number"] if self.steps else 0
+
 
 def runs_of(call: str, record: CallRecord, *, restarts: bool) -> list[Run]:
     """Return the runs of a call, oldest first; the open turn belongs to the last of them."""
@@ -97,6 +102,21 @@ def runs_of(call: str, record: CallRecord, *, restarts: bool) -> list[Run]:
         )
         for number, steps in grouped.items()
     ]
+
+
+def run_since(name: TaskName, record: CallRecord) -> Run:
+    """Return a run that had not ended, from a record that has only the call's later steps."""
+    steps = [step for step in record.steps if step.get("run", 1) == name.run]
+    opened = None if steps and _is_over(steps[-1]) else record.opened
+    return Run(name.call, name.run, record.incarnation, steps, opened)
+
+
+def flow_of(record: CallRecord) -> str | None:
+    """Return the flow that the call belongs to; None if the record does not say."""
+    of_step: Any = record.steps[-1].get("flow") if record.steps else None
+    of_turn: Any = record.opened.said.get("flow") if record.opened and not record.steps else None
+    flow: str | None = record.state.get("flow") or of_step or of_turn
+    return flow
 
 
 def _opened_in(grouped: Mapping[int, Sequence[Step]], restarts: bool) -> int | None:
@@ -121,7 +141,7 @@ def as_task(run: Run, routes: Routes) -> pb.Task:
         status=status,
         artifacts=[*_artifacts(run, routes)],
         history=history,
-        metadata=struct_of(_place(run, routes)),
+        metadata=struct_of(place_of(run.steps[-1] if run.steps else None, routes)),
     )
 
 
@@ -153,18 +173,23 @@ def updated_at(run: Run) -> datetime:
 
 
 def agent_message(run: Run, step: Step) -> pb.Message | None:
-    """Return what the agent said in the step, or what went wrong; None if it said nothing."""
+    """Return what the agent said in the step, or what went wrong; None if it said nothing.
+
+    Where the run goes on, the caller has to be told something: without a message, the text of its artifacts.
+    """
     response = step["response_data"]
-    _, said = unfold(response, step.get("layout"))
-    error = response.get("error")
-    if said is None and error:
-        said = {"parts": [{"text": response_text(response) or error["message"]}]}
-    if said is None or not said.get("parts"):
+    _, message = unfold(response, step.get("layout"))
+    said, error = message or {}, response.get("error")
+    parts = said.get("parts") or ()
+    if not parts and (error or not _is_over(step)):
+        text = response_text(response)
+        parts = [{"text": text}] if text else ()
+    if not parts:
         return None
     return message_of(
         pb.ROLE_AGENT,
-        said.get("messageId") or f"{step['message_id']}-answer",
-        said["parts"],
+        f"{step['message_id']}-answer",
+        parts,
         context_id=run.call,
         task_id=run.task_id,
         metadata={**(said.get("metadata") or {}), **({"error": error} if error else {})},
@@ -256,9 +281,8 @@ def _artifacts(run: Run, routes: Routes) -> Iterator[pb.Artifact]:
         yield summary_artifact(run.summary)
 
 
-def _place(run: Run, routes: Routes) -> dict[str, Any]:
-    """Say where the call is and what it may be sent: what a client needs that names intents itself."""
-    last = run.steps[-1] if run.steps else None
+def place_of(last: Step | None, routes: Routes) -> dict[str, Any]:
+    """Say where the call is after its last step, and what it may be sent: for clients that name intents."""
     if last is not None and _is_over(last):
         return {"flow": routes.flow.flow, "stage": last["stage"], "intentFlowId": last["intent_flow_id"]}
     following = last["next_flow_id"] if last else routes.first.id

@@ -1,7 +1,5 @@
-"""Answers on their way out: they read alike in every client, what breaks a stream stays inside, and a stopping
-service ends it."""
+"""Answers on their way out: they read alike in every client, and what breaks a stream stays inside."""
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -15,10 +13,10 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response
 
 from server.a2a.wording import whole
+from server.event_stream import READER_SECONDS, EventStream
 from server.json_text import one_line
 
 _WRITTEN_AS_FLOAT = re.compile(r"\d\.0\b")
-_CANCEL_AGAIN_SECONDS = 0.1
 
 log = structlog.get_logger()
 
@@ -36,11 +34,15 @@ async def discreet(stream: Any) -> AsyncGenerator[Any]:
         raise InternalError() from error
 
 
-def tidy(answer: Response) -> Response:
-    """Return the answer with whole numbers as such, 1 and not 1.0, and each event on one line."""
+def tidy(answer: Response, *, patience: float = READER_SECONDS) -> Response:
+    """Return the answer with whole numbers as such, 1 and not 1.0, and each event on one line.
+
+    Args:
+        answer: as the sdk made it.
+        patience: seconds a client may take over one event of a stream.
+    """
     if isinstance(answer, EventSourceResponse):
-        answer.body_iterator = _tidied(cast(AsyncIterator[Any], answer.body_iterator))
-        return answer
+        return EventStream(_tidied(cast(AsyncIterator[Any], answer.body_iterator)), patience=patience)
     body = bytes(answer.body).decode()
     if not _WRITTEN_AS_FLOAT.search(body):
         return answer
@@ -59,27 +61,3 @@ async def _tidied(stream: Any) -> AsyncGenerator[Any]:
 
 def _with_whole_numbers(text: Any) -> str:
     return orjson.dumps(whole(orjson.loads(text))).decode() if _WRITTEN_AS_FLOAT.search(text) else text
-
-
-def ending(answer: Response, stopping: asyncio.Event | None) -> Response:
-    """Let a stream end when the service stops: sse-starlette asks uvicorn's signal handlers, which are not ours."""
-    if stopping and isinstance(answer, EventSourceResponse):
-        answer.body_iterator = _until(stopping, cast(AsyncGenerator[Any], answer.body_iterator))
-    return answer
-
-
-async def _until(stopping: asyncio.Event, stream: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-    stopped = asyncio.ensure_future(stopping.wait())
-    following: asyncio.Future[Any] | None = None
-    try:
-        while not stopping.is_set():
-            following = asyncio.ensure_future(anext(stream, None))
-            await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done() or (event := following.result()) is None:
-                return
-            yield event
-    finally:
-        stopped.cancel()
-        while following and following.cancel():  # before Python 3.12, `wait_for` may swallow it (gh-86296)
-            await asyncio.wait({following}, timeout=_CANCEL_AGAIN_SECONDS)
-        await stream.aclose()

@@ -2,29 +2,25 @@
 task, because what they read is the call itself and the events of its open turn."""
 
 import asyncio
-import heapq
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 from a2a.server.cluster import StoredTask, TaskEventStream, TaskVersion, VersionedEvent, VersionedTaskStore
 from a2a.server.context import ServerCallContext
 from a2a.server.events.event_queue import Event
 from a2a.types import a2a_pb2 as pb
-from a2a.utils.errors import InvalidParamsError, UnsupportedOperationError
-from a2a.utils.task import ListTasksCursor, decode_list_tasks_cursor, encode_list_tasks_cursor
+from a2a.utils.errors import UnsupportedOperationError
 
 from graph.routing import Routes
-from graph.store.calls import CallRecord, Calls, OpenedTurn
+from graph.store.calls import Calls
 from graph.store.events import START, Events, Published
-from graph.store.names import decode, thread_name
-from server.a2a.runs import Run, TaskName, as_task, read_task_id, runs_of, status_of, updated_at
+from graph.store.names import thread_name
+from server.a2a.listing import PAGE, TaskPages
+from server.a2a.runs import Run, TaskName, as_task, flow_of, read_task_id, run_since, runs_of
 from server.a2a.telling import Teller
 from server.following import follow
 
-_PAGE = 50
-_BATCH = 100
 _TRIES = 5
 _MOMENT = 0.25
 _WRITTEN_BY_TURNS = "tasks are read from calls, which only turns write"
@@ -33,7 +29,8 @@ _WRITTEN_BY_TURNS = "tasks are read from calls, which only turns write"
 class CallTasks(VersionedTaskStore, TaskEventStream):
     """Reads tasks, and follows them.
 
-    A task's version says how far its events and its steps had come when it was read.
+    A task's version says how far its events and its steps had come when it was read. A call of another flow has no
+    task here.
 
     Args:
         calls: where the calls live.
@@ -47,7 +44,8 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
         self._events = events
         self._routes = routes
         self._tenant = tenant
-        self._restarts = routes.flow.restarts
+        self._flow, self._restarts = routes.flow.flow, routes.flow.restarts
+        self._pages = TaskPages(calls, routes, tenant)
 
     @property
     def events(self) -> Events:
@@ -68,6 +66,13 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
         found = await self._found(task_id)
         return found[0] if found else None
 
+    async def answering(self, call: str, key: str | None) -> str | None:
+        """Return the task whose open turn answers the message of a key; None if none does."""
+        record = await self._calls.look(self.thread_of(call), 0) if key else None
+        if record is None or record.opened is None or not record.opened.live or record.opened.said.get("key") != key:
+            return None
+        return next((run.task_id for run in runs_of(call, record, restarts=self._restarts) if run.works), None)
+
     async def recorded(self, task_id: str) -> Run | None:
         """Return the run as one look at its call tells it: without what its agent streams in the open turn."""
         name = read_task_id(task_id)
@@ -75,11 +80,15 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
 
     async def get(self, task_id: str, context: ServerCallContext) -> StoredTask | None:
         """Return the task with its version, or None if it does not exist."""
-        found = None if _foreign(context, self._tenant) else await self._found(task_id)
+        return None if _foreign(context, self._tenant) else await self.find(task_id)
+
+    async def find(self, task_id: str) -> StoredTask | None:
+        """Return the task with its version, or None if it does not exist."""
+        found = await self._found(task_id)
         if found is None:
             return None
         run, position = found
-        return StoredTask(as_task(run, self._routes), _version(position, len(run.steps), not run.works))
+        return StoredTask(as_task(run, self._routes), _version(position, run.last, not run.works))
 
     async def save(
         self,
@@ -107,42 +116,66 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
     async def subscribe(self, task_id: str, *, after: TaskVersion) -> AsyncGenerator[VersionedEvent, None]:
         """Yield what happens in the task after a version, whoever runs it, for as long as it is listened to."""
         name = read_task_id(task_id)
-        run = await self._read(name) if name else None
-        if name is None or run is None:
+        teller = await self._teller(name, after) if name else None
+        if name is None or teller is None:
             return
-        thread, position, turn = self.thread_of(name.call), _position(after), None
-        teller = Teller(await self._as_it_was(run, after), restarts=self._restarts)
+        thread, position = self.thread_of(name.call), _position(after)
         async for published in follow(self._events, thread, position):
-            updates: Iterable[Event] = ()
-            if published is None or published.event.get("turn") != turn:
-                run = await self._read(name)
-                if run is None:  # the call has gone, and maybe another has its name
-                    return
-                if published is None and teller.is_behind(run) and await self._still_told(thread, position):
-                    continue
-                updates = teller.catch_up(run, before=published)
+            if published is not None and teller.follows(published.event) and teller.can_end(published.event):
+                missed: Sequence[Event] | None = ()
+            else:
+                missed = await self._missed(name, teller, position, before=published)
+            if missed is None:  # the call has gone, and maybe another has its name
+                return
+            for update in missed:
+                yield VersionedEvent(update, _version(position, teller.last, teller.settled))
             if published is not None:
-                position, turn = published.position, published.event.get("turn")
-                updates = chain(updates, teller.hear(published))
-            for update in updates:
-                yield VersionedEvent(update, _version(position, teller.known, teller.settled))
+                position = published.position
+                for update in teller.hear(published):
+                    yield VersionedEvent(update, _version(position, teller.last, teller.settled))
 
-    async def _still_told(self, thread: str, position: str) -> bool:
+    async def _teller(self, name: TaskName, version: TaskVersion) -> Teller | None:
+        """Return one that knows what a client knows who read this version; None if there is no such run."""
+        last, settled = _progress(version)
+        run = await self._since(name, last)
+        if run is None:
+            return None
+        teller = Teller(run, self._routes, last=last, settled=settled)
+        if run.opened and run.works:
+            for event in await self._told(name.call, run.opened.after, _position(version)):
+                teller.skip(event)
+        return teller
+
+    async def _missed(
+        self, name: TaskName, teller: Teller, position: str, *, before: Published | None
+    ) -> Sequence[Event] | None:
+        """Return what the call knows of a run and was not told, up to an event; None if the call has gone."""
+        run = await self._since(name, teller.last)
+        if run is None:
+            return None
+        if before is not None and before.event["event"] != "turn":
+            return [*teller.catch_up(run, before=before)]
+        if not teller.is_behind(run) or (before is None and await self._still_told(name.call, position)):
+            return ()
+        whole = await self._read(name)
+        return [*teller.catch_up(whole)] if whole else None
+
+    async def _still_told(self, call: str, position: str) -> bool:
         """Tell whether more events come after a moment: a turn is committed before its last events are published."""
         await asyncio.sleep(_MOMENT)
-        return await self._events.last(thread) != position
+        return await self._events.last(self.thread_of(call)) != position
 
-    async def _as_it_was(self, run: Run, version: TaskVersion) -> Run:
-        """Return the run as a client knows it that read this version of it."""
-        steps, settled = _progress(version)
-        chunks = [event for event in await self._told(run.call, _position(version)) if _is_chunk(event)]
-        opened = None if settled else OpenedTurn("", True, {})
-        return replace(run, steps=run.steps[:steps], opened=opened, chunks=chunks)
+    async def _since(self, name: TaskName, last: int) -> Run | None:
+        """Return a run that has not ended, with its steps after one, which may be the last it has."""
+        record = await self._calls.look(self.thread_of(name.call), last)
+        return run_since(name, record) if record and name.fits(record.incarnation) else None
 
     async def _read(self, name: TaskName) -> Run | None:
         record = await self._calls.read(self.thread_of(name.call))
-        run = _numbered(runs_of(name.call, record, restarts=self._restarts), name.run) if record else None
-        return run if run and name.fits(run.incarnation) else None
+        if record is None or not name.fits(record.incarnation) or flow_of(record) not in (None, self._flow):
+            return None
+        runs = runs_of(name.call, record, restarts=self._restarts)
+        return next((run for run in runs if run.number == name.run), None)
 
     async def _found(self, task_id: str) -> tuple[Run, str] | None:
         """Return the run as it is now, and the position of the last event that it takes into account."""
@@ -165,40 +198,19 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
         after = await self._events.last(thread)
         if not run.opened or not run.works:
             return (run, before), before == after
-        told = [event for event in await self._told(run.call, after) if event["turn"] == run.opened.token]
+        told = await self._told(run.call, run.opened.after, after)
+        told = [event for event in told if event["turn"] == run.opened.token]
         chunks = [event for event in told if _is_chunk(event) and _is_new(event, run)]
         return (replace(run, chunks=chunks), after), not any(event["event"] == "step" for event in told)
 
-    async def _told(self, call: str, until: str) -> list[Mapping[str, Any]]:
-        """Return the events of a call up to a position."""
+    async def _told(self, call: str, after: str, until: str) -> list[Mapping[str, Any]]:
+        """Return the events of a call after a position, up to another."""
         told: list[Published] = []
-        last = START
+        last = after
         while _padded(last) < _padded(until) and (page := await self._events.read(self.thread_of(call), last)):
             told += page
             last = page[-1].position
         return [one.event for one in told if _padded(one.position) <= _padded(until)]
-
-    async def _matching(self, params: pb.ListTasksRequest) -> AsyncGenerator[list[Run], None]:
-        """Yield the runs that the filters let through, the calls by batches: all of them may be many."""
-        calls = [params.context_id] if params.context_id else await self._recent()
-        for start in range(0, len(calls), _BATCH):
-            some = calls[start : start + _BATCH]
-            records = await self._calls.trails([self.thread_of(call) for call in some])
-            runs = [
-                run
-                for call, record in zip(some, records, strict=True)
-                for run in (runs_of(call, record, restarts=self._restarts) if record else ())
-            ]
-            yield [run for run in runs if _matches(run, params)]
-
-    async def _recent(self) -> list[str]:
-        return [decode(thread.partition("__")[2]) for thread in await self._calls.recent(self._tenant)]
-
-    async def _whole(self, run: Run, artifacts: bool) -> Run:
-        """Return the run with its summary, which only the call's state has."""
-        record: CallRecord | None = await self._calls.read(self.thread_of(run.call)) if artifacts else None
-        same = _numbered(runs_of(run.call, record, restarts=self._restarts), run.number) if record else None
-        return same or run
 
     async def list(self, params: pb.ListTasksRequest, context: ServerCallContext) -> pb.ListTasksResponse:
         """Return a page of tasks, the one updated last first.
@@ -206,37 +218,13 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
         Raises:
             InvalidParamsError: if the page token is none of ours.
         """
-        size, last_told, total = params.page_size or _PAGE, _sort_key_in(params.page_token), 0
-        page: list[Run] = []
         if _foreign(context, self._tenant):
-            return pb.ListTasksResponse(page_size=size)
-        async for runs in self._matching(params):
-            total += len(runs)
-            following = (run for run in runs if last_told is None or _sort_key(run) < last_told)
-            page = heapq.nlargest(size + 1, [*page, *following], key=_sort_key)
-        shown = [await self._whole(run, params.include_artifacts) for run in page[:size]]
-        return pb.ListTasksResponse(
-            tasks=[as_task(run, self._routes) for run in shown],
-            next_page_token=encode_list_tasks_cursor(_cursor(page[size - 1])) if len(page) > size else "",
-            page_size=size,
-            total_size=total,
-        )
+            return pb.ListTasksResponse(page_size=params.page_size or PAGE)
+        return await self._pages.page(params)
 
 
 def _foreign(context: ServerCallContext, tenant: str) -> bool:
     return bool(context.tenant and context.tenant != tenant)
-
-
-def _numbered(runs: Sequence[Run], number: int) -> Run | None:
-    return next((run for run in runs if run.number == number), None)
-
-
-def _matches(run: Run, params: pb.ListTasksRequest) -> bool:
-    if params.status and status_of(run).state != params.status:
-        return False
-    if params.HasField("status_timestamp_after"):
-        return _nanoseconds(run) >= int(params.status_timestamp_after.ToNanoseconds())
-    return True
 
 
 def _is_chunk(event: Mapping[str, Any]) -> bool:
@@ -245,12 +233,12 @@ def _is_chunk(event: Mapping[str, Any]) -> bool:
 
 def _is_new(event: Mapping[str, Any], run: Run) -> bool:
     """Tell whether an event is of a step that the run does not have yet."""
-    return not run.steps or event["step"] > run.steps[-1]["number"]
+    return bool(event["step"] > run.last)
 
 
-def _version(position: str, steps: int, settled: bool) -> TaskVersion:
-    """Name how far a task has come: its events, its steps, and then whether its turn is over."""
-    return TaskVersion(f"{_padded(position)}/{steps:09d}/{int(settled)}")
+def _version(position: str, last: int, settled: bool) -> TaskVersion:
+    """Name how far a task has come: its events, its last step, and then whether its turn is over."""
+    return TaskVersion(f"{_padded(position)}/{last:09d}/{int(settled)}")
 
 
 def _padded(position: str) -> str:
@@ -268,30 +256,5 @@ def _position(version: TaskVersion) -> str:
 def _progress(version: TaskVersion) -> tuple[int, bool]:
     if version.is_missing:
         return 0, False
-    _, steps, settled = str(version._value).split("/")
-    return int(steps), settled == "1"
-
-
-def _cursor(run: Run) -> ListTasksCursor:
-    return ListTasksCursor(timestamp_ns=_nanoseconds(run), task_id=run.task_id)
-
-
-def _nanoseconds(run: Run) -> int:
-    return round(updated_at(run).timestamp() * 1000) * 1_000_000
-
-
-def _sort_key(run: Run) -> tuple[bool, int, str]:
-    return _cursor(run).sort_key()
-
-
-def _sort_key_in(page_token: str) -> tuple[bool, int, str] | None:
-    """Return the sort key of the task that was told last; None for the first page."""
-    if not page_token:
-        return None
-    try:
-        cursor = decode_list_tasks_cursor(page_token)
-    except RecursionError:
-        cursor = None
-    if cursor is None:
-        raise InvalidParamsError("the page token is none of ours; send the nextPageToken of the page before")
-    return cursor.sort_key()
+    _, last, settled = str(version._value).split("/")
+    return int(last), settled == "1"

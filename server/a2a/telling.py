@@ -1,16 +1,17 @@
 """What happens in a run, as the updates of its task: the events of its turns, and what the call itself says where
 there were none, because a turn was not followed or its process died."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from a2a.types import a2a_pb2 as pb
 
+from graph.routing import Routes
 from graph.store.events import Published
 from nodes.state import Step
-from server.a2a.runs import Run, artifacts_of, status_of, summary_artifact
+from server.a2a.runs import Run, artifacts_of, place_of, status_of, summary_artifact
 from server.a2a.wording import artifact_of, message_of, struct_of, timestamp_of
 
 Update = pb.TaskStatusUpdateEvent | pb.TaskArtifactUpdateEvent
@@ -34,23 +35,42 @@ class TurnFailed(Exception):
 class Teller:
     """Turns what happens in one run into updates of its task, each told once.
 
+    It keeps no more of the run than what it needs to tell what is new: many follow runs in which nothing happens.
+
     Args:
-        run: the run as the client knows it already.
-        restarts: whether the flow does; then there is no summary to tell.
+        run: which it is.
+        routes: the flow.
+        last: the number of the run's last step that the client knows already; 0 for none.
+        settled: whether the client knows the run as one that nobody works on.
     """
 
-    def __init__(self, run: Run, *, restarts: bool) -> None:
-        self._run = run
-        self._restarts = restarts
-        self._working_on: tuple[str, int] | None = None
-        self._streamed = {(event["turn"], event["artifact"]["artifactId"]) for event in run.chunks}
-        self.settled = not run.works
-        """Whether the client knows the run as one that nobody works on."""
+    def __init__(self, run: Run, routes: Routes, *, last: int = 0, settled: bool = True) -> None:
+        self._run = replace(run, steps=(), opened=None, chunks=(), summary=None)
+        self._routes = routes
+        self._step: Step | None = None
+        self._turn, self._nth = "", 0
+        self._working: tuple[int, Any] = (0, None)
+        self._streamed: set[str] = set()
+        self.last = last
+        """The number of the run's last step that was told."""
+        self.settled = settled
+        """Whether it was told that nobody works on the run."""
 
-    @property
-    def known(self) -> int:
-        """How many steps of the run were told."""
-        return len(self._run.steps)
+    def skip(self, event: Mapping[str, Any]) -> None:
+        """Take note of an event of the run that the client knows of already."""
+        self._note(event)
+        if event["event"] == "state_change":
+            self._working = event["step"], None
+        elif event["event"] == "message_chunk":
+            self._note_chunk(event)
+
+    def follows(self, event: Mapping[str, Any]) -> bool:
+        """Tell whether an event is the next of the turn that was heard last, so that nothing was missed."""
+        return bool(event["turn"] == self._turn and event["nth"] == self._nth + 1)
+
+    def can_end(self, event: Mapping[str, Any]) -> bool:
+        """Tell whether an event, if it ends a turn, can be told without a look at the call."""
+        return event["event"] != "turn" or self.settled or self._step is not None
 
     def hear(self, published: Published) -> Iterator[Update]:
         """Yield the updates that an event makes.
@@ -61,16 +81,17 @@ class Teller:
         event = published.event
         if event.get("run") != self._run.number:
             return
-        if event["event"] == "turn":
-            yield from self._end(replace(self._run, opened=None, summary=event.get("session_summary")))
-        elif event["event"] == "error" and not self.settled:
+        self._note(event)
+        if event["event"] == "error" and not self.settled:
             raise TurnFailed(event)
-        elif _step_number(event) > self._last:
+        if event["event"] == "turn" and self._step is not None:
+            yield from self._end(replace(self._run, steps=[self._step], summary=event.get("session_summary")))
+        elif _step_number(event) > self.last:
             yield from self._progress(published)
 
     def is_behind(self, run: Run) -> bool:
         """Tell whether the call knows more of the run than was told."""
-        return len(run.steps) > self.known or not (run.works or self.settled)
+        return run.last > self.last or not (run.works or self.settled)
 
     def catch_up(self, run: Run, *, before: Published | None = None) -> Iterator[Update]:
         """Yield what the call knows and was not told: of a turn that nobody followed, or whose process died.
@@ -81,33 +102,40 @@ class Teller:
         """
         until = _step_number(before.event) if before else 0
         for step in run.steps:
-            if step["number"] > self._last and not 0 < until <= step["number"]:
-                yield from self._step(step, None)
+            if step["number"] > self.last and not 0 < until <= step["number"]:
+                yield from self._told_step(step, but=())
         if before is None and not run.works:
             yield from self._end(run)
 
-    @property
-    def _last(self) -> int:
-        return self._run.steps[-1]["number"] if self._run.steps else 0
+    def _note(self, event: Mapping[str, Any]) -> None:
+        if not self.follows(event):
+            self._streamed.clear()  # of what was streamed some may be missing: the step tells it whole
+        if event["turn"] != self._turn:
+            self._working = (0, None)
+        self._turn, self._nth = event["turn"], event["nth"]
+
+    def _note_chunk(self, event: Mapping[str, Any]) -> None:
+        if not event["append"]:  # an artifact that it is appended to was heard from its beginning, or is not whole
+            self._streamed.add(event["artifact"]["artifactId"])
 
     def _progress(self, published: Published) -> Iterator[Update]:
         event = published.event
         if event["event"] == "state_change":
             self.settled = False
-            yield from self._working(published)
+            yield from self._at_work(published)
         elif event["event"] == "message_chunk":
             self.settled = False
             yield self._chunk(event)
         elif event["event"] == "step":
-            yield from self._step(event["step"], event["turn"])
+            yield from self._told_step(event["step"], but=self._streamed)
 
-    def _working(self, published: Published) -> Iterator[Update]:
-        """Tell that a stage begins, and whatever its agent says of its progress."""
+    def _at_work(self, published: Published) -> Iterator[Update]:
+        """Tell that a stage begins, and whatever its agent says of its progress; not what was told already."""
         event = published.event
-        parts = event.get("message", {}).get("parts")
-        if self._working_on == (event["turn"], event["step"]) and not parts:
+        step, parts = event["step"], event.get("message", {}).get("parts") or None
+        if step == self._working[0] and parts in (None, self._working[1]):
             return
-        self._working_on = event["turn"], event["step"]
+        self._working = step, parts
         said = f"{event['step']}-{published.position}"
         message = parts and message_of(
             pb.ROLE_AGENT, said, parts, context_id=self._run.call, task_id=self._run.task_id
@@ -117,7 +145,7 @@ class Teller:
         yield self._status(status, _where(event, event["step"]))
 
     def _chunk(self, event: Mapping[str, Any]) -> Update:
-        self._streamed.add((event["turn"], event["artifact"]["artifactId"]))
+        self._note_chunk(event)
         return pb.TaskArtifactUpdateEvent(
             task_id=self._run.task_id,
             context_id=self._run.call,
@@ -126,23 +154,23 @@ class Teller:
             last_chunk=event["last_chunk"],
         )
 
-    def _step(self, step: Step, turn: str | None) -> Iterator[Update]:
-        """Tell the answer's artifacts, those aside that were streamed in the same turn."""
-        self._run = replace(self._run, steps=[*self._run.steps, step], opened=None)
-        self.settled = False
+    def _told_step(self, step: Step, *, but: Collection[str]) -> Iterator[Update]:
+        """Tell the answer's artifacts, those aside that were streamed as a whole."""
+        self._step, self.last, self.settled = step, step["number"], False
         for artifact in artifacts_of(step):
-            if (turn, artifact.artifact_id) not in self._streamed:
+            if artifact.artifact_id not in but:
                 yield self._whole(artifact)
 
     def _end(self, run: Run) -> Iterator[Update]:
         """Tell where the run stands, unless the client knows."""
         if self.settled:
             return
-        self.settled = True
-        if run.summary and not self._restarts:
+        self._step, self.settled = None, True
+        if run.summary and not self._routes.flow.restarts:
             yield self._whole(summary_artifact(run.summary))
         last = run.steps[-1] if run.steps else None
-        yield self._status(status_of(run), _where(last, last["number"]) if last else {})
+        where = _where(last, last["number"]) if last else {}
+        yield self._status(status_of(run), where | place_of(last, self._routes))
 
     def _whole(self, artifact: pb.Artifact) -> Update:
         return pb.TaskArtifactUpdateEvent(

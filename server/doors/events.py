@@ -127,7 +127,7 @@ async def is_of_another_message(
         return False
     event = known.event
     if record.opened and record.opened.token == event.get("turn"):
-        said, wanted = record.opened.said.get("input_message"), event.get("intent")
+        said, wanted = record.opened.said.get("input_message"), event.get("intent", intent)
     else:
         number = event["step"]["number"] if event["event"] == "step" else event.get("step")
         step = next((step for step in record.steps if step["number"] == number), None)

@@ -23,7 +23,7 @@ async def read_document(request: Request, document: type[Document], max_bytes: i
         BadInput: if it is not what `document` says.
     """
     if "origin" in request.headers and not is_json(request.headers.get("content-type", "")):
-        # Without this any web page could drive calls on the loopback of whoever looks at it.
+        # Without this any web page could drive calls on the loopback of whoever looks at it; see also `hosts`.
         raise NotJson("send it with content-type: application/json")
     return checked(document, await _read(request, max_bytes))
 

@@ -9,6 +9,7 @@ from graph.routing import legal_intents
 from graph.store.calls import CallRecord
 from graph.store.names import thread_name
 from graph.trail import full_summary
+from nodes.runs import has_ended
 from server.doors.documents import Deleted, Moment, Session, Step
 from server.identifiers import Id
 from server.problems import SessionNotFound, responses
@@ -92,7 +93,8 @@ def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
     state = record.state
     place = runtime.routes.place_of(state)
     complete = bool(state.get("is_complete"))
-    legal = [] if complete or place is None else legal_intents(place.stage)
+    over = has_ended(state) and not runtime.routes.flow.restarts
+    legal = [] if over or place is None else legal_intents(place.stage)
     return {
         "call_identify_id": state["call_identify_id"],
         "account_id": state["account_id"],

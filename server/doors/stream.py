@@ -5,25 +5,23 @@ from contextlib import aclosing
 from typing import Annotated
 
 import orjson
-import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette.event import ServerSentEvent
-from sse_starlette.sse import EventSourceResponse, SendTimeoutError
-from starlette.types import Receive, Scope, Send
 
 from graph.store.calls import CallRecord
 from graph.store.errors import StoreError
 from graph.store.events import Published
 from graph.store.names import thread_name
-from server.a2a.streams import ending
 from server.doors.documents import OrchestrateRequest
 from server.doors.events import (
+    ANOTHER_TURN,
     GONE,
     EventsGone,
     Silence,
     Told,
     failure,
     is_last,
+    is_of_another_message,
     known_event,
     of_turn,
     rest_of_turn,
@@ -32,25 +30,22 @@ from server.doors.events import (
 from server.doors.orchestrate import BODY, traceparent_of, turn_request
 from server.doors.reading import read_document
 from server.doors.sessions import CallId
+from server.event_stream import HEARTBEAT_SECONDS, READER_SECONDS, EventStream, ending
 from server.following import follow
 from server.json_text import one_line
 from server.problems import SessionNotFound, respond, responses
 from server.runtime import Runtime
 
-HEARTBEAT_SECONDS = 15.0
-"""How often an idle stream gives a sign of life, so that proxies leave it open."""
-
-READER_SECONDS = 30.0
-"""How long a client may take over one event before it is left; the turn goes on."""
-
 router = APIRouter(tags=["calls"])
-
-log = structlog.get_logger()
 
 _Stream = AsyncGenerator[Told, None]
 _LastSeen = Annotated[
     str | None, Header(description="The id of the last event that came: go on after it, and take no turn.")
 ]
+_LEAVE_IT_OUT = (
+    "the event named by Last-Event-ID is of a turn with another message; leave the header out to take a turn with "
+    "this one, or repeat that turn's message to go on after the event"
+)
 _ANSWER = {"description": "Events, the last of them `turn` or `error`", "content": {"text/event-stream": {}}}
 
 
@@ -74,7 +69,7 @@ async def stream(request: Request, last_event_id: _LastSeen = None) -> Response:
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, OrchestrateRequest, runtime.settings.max_body_bytes)
     if last_event_id:
-        return await _resumed(runtime, sent.call_identify_id, last_event_id)
+        return await _resumed(runtime, sent, last_event_id)
     started = await runtime.turns.start(turn_request(sent, traceparent_of(request.headers)))
     # Not ended when the service stops: like any turn under way, it is given the time to be answered.
     return sse(of_turn(runtime.store.events, started), grace=runtime.settings.turn_timeout_seconds)
@@ -99,31 +94,16 @@ async def events(
             await known_event(runtime.store.events, thread, seen)
         except EventsGone as error:
             return respond(GONE, str(error))
-        if seen == position and _is_over(runtime, record):
-            return Response(status_code=204)  # EventSource connects again after anything else
+    if (seen or position) == position and _is_over(runtime, record):
+        return Response(status_code=204)  # EventSource connects again after anything else
     return ending(sse(_whole_call(runtime, thread, seen or position)), runtime.stopping)
 
 
 def sse(
     told: _Stream, *, heartbeat: float = HEARTBEAT_SECONDS, patience: float = READER_SECONDS, grace: float = 0
-) -> EventSourceResponse:
-    """Return the answer that sends events one by one as the client takes them; none is held in store for it.
-
-    Args:
-        told: the events.
-        heartbeat: seconds between signs of life.
-        patience: seconds a client may take over one event.
-        grace: seconds the stream may go on once uvicorn itself was told to stop.
-    """
-    return _Response(_written(told), ping=heartbeat, send_timeout=patience, shutdown_grace_period=grace)
-
-
-class _Response(EventSourceResponse):
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            log.info("client left: it did not take its events", path=scope["path"])
+) -> EventStream:
+    """Return the answer that tells events, an `EventStream`."""
+    return EventStream(_written(told), heartbeat=heartbeat, patience=patience, grace=grace)
 
 
 async def _written(told: _Stream) -> AsyncGenerator[ServerSentEvent, None]:
@@ -132,13 +112,15 @@ async def _written(told: _Stream) -> AsyncGenerator[ServerSentEvent, None]:
             yield ServerSentEvent(one_line(orjson.dumps(one.event).decode()), event=one.event["event"], id=one.id)
 
 
-async def _resumed(runtime: Runtime, call: str, seen: str) -> Response:
+async def _resumed(runtime: Runtime, sent: OrchestrateRequest, seen: str) -> Response:
     """Go on after an event of a turn: nothing of it is told twice, and nothing is left out."""
-    thread = thread_name(runtime.settings.tenant, call)
+    thread = thread_name(runtime.settings.tenant, sent.call_identify_id)
     try:
         known = await known_event(runtime.store.events, thread, seen)
     except EventsGone as error:
         return respond(GONE, str(error))
+    if await is_of_another_message(runtime, thread, known, sent.input_message, sent.intent):
+        return respond(ANOTHER_TURN, _LEAVE_IT_OUT)
     if is_last(known):
         return Response(status_code=204)
     return ending(sse(_told(rest_of_turn(runtime, thread, known))), runtime.stopping)

@@ -18,7 +18,7 @@ from server.doors.documents import OrchestrateRequest
 from server.doors.events import EventsGone, Told, failure, known_event, of_turn, problem, rest_of_call, shown
 from server.doors.orchestrate import traceparent_of, turn_request
 from server.doors.reading import checked, is_foreign_page, too_large
-from server.doors.stream import READER_SECONDS
+from server.event_stream import READER_SECONDS
 from server.identifiers import ID_LENGTH, Id
 from server.problems import BadInput, BodyTooLarge, Row, bad_input, respond
 from server.runtime import Runtime
