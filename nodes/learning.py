@@ -114,6 +114,8 @@ def _step(
 
 def _with_the_rest(step: Step, state: CallState, outcome: Outcome, ended: Ended | None) -> Step:
     """Add what only some steps have; the caller's parts, which may be large, only to the first step of the turn."""
+    if state.get("flow"):
+        step["flow"] = state["flow"]
     if ended:
         step["ended"] = ended
     if state.get("caller_message_id"):

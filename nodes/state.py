@@ -59,6 +59,8 @@ class Step(TypedDict):
     is_complete: bool
     run: NotRequired[int]
     """Which run of the flow it belongs to, from 1; a flow that restarts has several in one call."""
+    flow: NotRequired[str]
+    """The flow, by name."""
     ended: NotRequired[Ended]
     """How the run ended, if it ended here."""
     caller_message_id: NotRequired[str]

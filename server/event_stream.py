@@ -72,7 +72,9 @@ async def _until(stopping: asyncio.Event, stream: AsyncGenerator[Any]) -> AsyncG
             await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not following.done() or (event := following.result()) is None:
                 return
+            following = None
             yield event
+            del event  # neither is held while the client waits for the next
     finally:
         stopped.cancel()
         while following and following.cancel():  # before Python 3.12, `wait_for` may swallow it (gh-86296)

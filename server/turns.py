@@ -223,7 +223,9 @@ class Turns:
 
     async def _begun(self, thread: str, request: TurnRequest, deadline: float) -> OpenTurn:
         async def begin() -> OpenTurn:
-            return await self._calls.begin(thread, said=request.said(), key=request.key)
+            return await self._calls.begin(
+                thread, said={**request.said(), "flow": self._routes.flow.flow}, key=request.key
+            )
 
         try:
             return await once_free(begin, self._in(self._busy_wait))

@@ -55,6 +55,7 @@ class _Answering:
             async with aclosing(self._handler.on_subscribe_to_task(params, context)) as events:
                 async for event in events:
                     yield event
+                    del event  # it would be held until the next, and the first is a whole task
 
     async def on_create_task_push_notification_config(
         self, params: pb.TaskPushNotificationConfig, context: ServerCallContext

@@ -5,16 +5,20 @@ words for the client. What a request means is the request handler's.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 import structlog
 from a2a.compat.v0_3 import types as types_v03
-from a2a.compat.v0_3.conversions import to_core_message
+from a2a.compat.v0_3.conversions import (
+    to_compat_stream_response,
+    to_core_message,
+    to_core_send_message_request,
+    to_core_subscribe_to_task_request,
+)
 from a2a.compat.v0_3.jsonrpc_adapter import JSONRPC03Adapter
-from a2a.compat.v0_3.request_handler import RequestHandler03
 from a2a.server.context import ServerCallContext
+from a2a.server.events import Event
 from a2a.server.request_handlers import RequestHandler
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.utils.errors import (
@@ -24,6 +28,8 @@ from a2a.utils.errors import (
     MethodNotFoundError,
     VersionNotSupportedError,
 )
+from a2a.utils.proto_utils import to_stream_response
+from google.protobuf.json_format import MessageToDict
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -46,7 +52,7 @@ from server.a2a.envelope import (
     version_of,
 )
 from server.a2a.rest import rest_routes
-from server.a2a.streams import discreet, tidy
+from server.a2a.streams import streamed, tidy
 from server.event_stream import ending
 
 log = structlog.get_logger()
@@ -141,18 +147,23 @@ class Dispatcher(JsonRpcDispatcher):
         context.tenant = getattr(params, "tenant", "")
         context.state.update(method=method, request_id=request_id)
         if method in _STREAMING:
-            stream = await self._process_streaming_request(request_id, params, context)
-            return self._create_response(context, discreet(stream))
+            return await self._streamed(request_id, params, context)
         result = await self._process_non_streaming_request(params, context)
         return _json({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+    async def _streamed(self, request_id: RequestId, params: Any, context: ServerCallContext) -> Response:
+        follows = context.state["method"] in _FOLLOWING
+        handle = self.request_handler.on_subscribe_to_task if follows else self.request_handler.on_message_send_stream
+        return await streamed(
+            handle(params, context),
+            lambda event: {"jsonrpc": "2.0", "id": request_id, "result": MessageToDict(to_stream_response(event))},
+            lambda error: error_document(request_id, error, "1.0"),
+            version="1.0",
+        )
 
 
 class _Adapter03(JSONRPC03Adapter):
     """Answers the requests of version 0.3."""
-
-    def __init__(self, handler: RequestHandler, contexts: Contexts) -> None:
-        super().__init__(handler, contexts)
-        self.handler = _Handler03(handler)
 
     async def answer(
         self, request: Request, request_id: RequestId, method: str, document: dict[str, Any]
@@ -163,33 +174,34 @@ class _Adapter03(JSONRPC03Adapter):
         context = self._context_builder.build(request)
         context.state.update(method=method, request_id=request_id)
         if method in _STREAMING:
-            return await self._process_streaming_request(request_id, params, context)
+            return await self._streamed(request_id, params, context)
         answer = await self._process_non_streaming_request(request_id, params, context)
         return _json({"jsonrpc": "2.0", "id": request_id, "result": None}) if method == _FORGETTING else answer
 
-
-class _Handler03(RequestHandler03):
-    """Keeps to itself why a stream broke off, and says which update is the last: clients of 0.3 read up to that."""
-
-    async def on_message_send_stream(
-        self, request: types_v03.SendMessageRequest, context: ServerCallContext
-    ) -> AsyncIterator[types_v03.SendStreamingMessageSuccessResponse]:
-        async for event in discreet(super().on_message_send_stream(request, context)):
-            yield _marked(event)
-
-    async def on_subscribe_to_task(
-        self, request: types_v03.TaskResubscriptionRequest, context: ServerCallContext
-    ) -> AsyncIterator[types_v03.SendStreamingMessageSuccessResponse]:
-        async for event in discreet(super().on_subscribe_to_task(request, context)):
-            yield _marked(event)
+    async def _streamed(self, request_id: RequestId, request: Any, context: ServerCallContext) -> Response:
+        handler = self.handler.request_handler
+        if context.state["method"] in _FOLLOWING:
+            stream = handler.on_subscribe_to_task(to_core_subscribe_to_task_request(request), context)
+        else:
+            stream = handler.on_message_send_stream(to_core_send_message_request(request), context)
+        return await streamed(
+            stream,
+            lambda event: _written_03(event, request.id),
+            lambda error: error_document(request_id, error, "0.3"),
+            version="0.3",
+        )
 
 
-def _marked(event: types_v03.SendStreamingMessageSuccessResponse) -> types_v03.SendStreamingMessageSuccessResponse:
-    """Mark the status in which a task waits for the caller as final, as the sdk does those in which it has ended."""
-    update = event.result
+def _written_03(event: Event, request_id: RequestId) -> Any:
+    """Return an event as 0.3 writes it, and say which update is the last: clients read up to that.
+
+    The sdk marks the states in which a task has ended; those in which it waits for the caller end a stream too.
+    """
+    told = to_compat_stream_response(to_stream_response(event), request_id)
+    update = told.result
     if isinstance(update, types_v03.TaskStatusUpdateEvent) and update.status.state in _WAITING:
         update.final = True
-    return event
+    return told.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _refusal(request_id: RequestId, error: A2AError, said: str) -> Response:

@@ -8,7 +8,7 @@ from a2a.utils.errors import InvalidParamsError
 from a2a.utils.task import ListTasksCursor, decode_list_tasks_cursor, encode_list_tasks_cursor
 
 from graph.routing import Routes
-from graph.store.calls import CallRecord, Calls
+from graph.store.calls import Calls
 from graph.store.names import decode, thread_name
 from server.a2a.runs import Run, as_task, flow_of, runs_of, status_of, updated_at
 
@@ -61,18 +61,10 @@ class TaskPages:
             runs = [
                 run
                 for call, record in zip(some, records, strict=True)
-                if record and await self._is_ours(call, record)
+                if record and flow_of(record) in (None, self._routes.flow.flow)
                 for run in runs_of(call, record, restarts=self._routes.flow.restarts)
             ]
             yield [run for run in runs if _matches(run, params)]
-
-    async def _is_ours(self, call: str, record: CallRecord) -> bool:
-        """Tell whether a call is one of this flow; where the trail does not say, the call's state does."""
-        flow = flow_of(record)
-        if flow is None and record.steps:
-            whole = await self._calls.read(self._thread(call))
-            flow = flow_of(whole) if whole else None
-        return flow in (None, self._routes.flow.flow)
 
     async def _recent(self) -> list[str]:
         return [decode(thread.partition("__")[2]) for thread in await self._calls.recent(self._tenant)]
