@@ -73,7 +73,7 @@ class Taken:
     step: Step
     """The one that answers."""
     steps: Sequence[Step]
-    """The whole audit trail where it was asked for or the call is complete; else the turn's own."""
+    """The run's audit trail where it was asked for or the run is complete; else the turn's own."""
     state: Mapping[str, Any]
     before: bool = False
     """Whether it had answered the very same message before."""

@@ -117,7 +117,7 @@ class Turns:
 
         Args:
             request: the message.
-            wants_trail: whether the call's whole audit trail is to come with it.
+            wants_trail: whether the audit trail of the whole run is to come with it.
             once_begun: what is to be done as soon as the turn has begun; what it raises ends the turn.
 
         Raises:

@@ -4,8 +4,25 @@ import asyncio
 
 import pytest
 
+from graph.loader import load_flow
 from graph.routing import Refused
+from server.turn import TurnRequest
 from tests.desk import FIVE_TURNS, Place, assert_expiring, call_key, eventually, keys, lives, thread
+
+
+def test_the_end_of_a_run_returns_what_was_done_in_it_and_no_more(place: Place) -> None:
+    async def story() -> None:
+        async with place.desk(flow=load_flow("relay", {})) as desk:
+            for number in range(1, 5):
+                taken = await desk.turns.take(request(f"message {number}"), wants_trail=number > 2)
+                assert [step["number"] for step in taken.steps] == [number]
+                assert (taken.answer()["session_summary"] or {})["steps"] == [taken.step]
+            assert await desk.steps("C") == [1, 2, 3, 4]
+
+    def request(said: str) -> TurnRequest:
+        return TurnRequest("C", "ACC-1", "ECI-7", said)
+
+    asyncio.run(story())
 
 
 def test_a_deleted_call_leaves_no_key(place: Place) -> None:

@@ -42,9 +42,9 @@ class OpenTurn:
     saved: str | None = None
     """The checkpoint a stock saver wrote last; it counts once the commit names it."""
     trail: list[Step] = field(default_factory=list)
-    """The whole audit trail, once the call is complete, is notified of, or was committed with `wants_trail`."""
+    """The audit trail of the run, once it is complete, is notified of, or was committed with `wants_trail`."""
     wants_trail: bool = False
-    """Whether the commit returns the whole audit trail."""
+    """Whether the commit returns the run's audit trail."""
     key: str | None = None
     """What names this very message: the commit remembers which step answered it."""
     answered: int | None = None
@@ -176,6 +176,14 @@ def turn_of(config: RunnableConfig) -> OpenTurn | None:
     """Return the turn that a run belongs to; Studio, notebooks and conformance tests have none."""
     turn = config.get("configurable", {}).get(TURN)
     return turn if isinstance(turn, OpenTurn) else None
+
+
+def steps_before_run(turn: OpenTurn, steps: Sequence[Step]) -> int:
+    """Return how many steps the call had when the run began to which a turn's new steps belong."""
+    known = turn.state
+    goes_on = not steps or steps[-1].get("run", 1) == known.get("run", 1)
+    before: int = known.get("run_after", 0) if goes_on else known.get("step_count", 0)
+    return before
 
 
 def new_steps(turn: OpenTurn, values: Mapping[str, Any]) -> list[Step]:

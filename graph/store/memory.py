@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from graph.store.calls import CallRecord, Moment, OpenedTurn, OpenTurn
+from graph.store.calls import CallRecord, Moment, OpenedTurn, OpenTurn, steps_before_run
 from graph.store.errors import Busy, TurnLost
 from graph.store.events import START
 from graph.store.memory_events import MemoryEvents
@@ -86,7 +86,8 @@ class MemoryCalls:
         kept.steps.extend(steps)
         kept.expires = time.monotonic() + self._ttl
         kept.named = next(self._order)
-        turn.trail = list(kept.steps) if complete or turn.wants_trail or kept.push else []
+        wanted = complete or turn.wants_trail or kept.push
+        turn.trail = kept.steps[steps_before_run(turn, steps) :] if wanted else []
         turn.push = copy.deepcopy(kept.push)
 
     async def finish(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:

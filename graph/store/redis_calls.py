@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from graph.store import scripts
 from graph.store.asking import Argument, Asked, answering, together
-from graph.store.calls import OpenTurn
+from graph.store.calls import OpenTurn, steps_before_run
 from graph.store.codec import Codec
 from graph.store.errors import Busy, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.index import Index, warn
@@ -110,7 +110,7 @@ class RedisCalls(Reading):
         The message counts as answered with the last of its commits: whoever repeats it until then goes on with it.
         """
         args: list[Argument] = [turn.token, turn.head or "", head, blob, self._ttl, int(release)]
-        args.append(int(complete or turn.wants_trail))
+        args += int(complete or turn.wants_trail), steps_before_run(turn, steps)
         args += _answer(turn, steps) if release or complete else ("", 0)
         args += map(orjson.dumps, steps)
         asked = [Asked(self._commit, keys_of(turn.thread), args)]

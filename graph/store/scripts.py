@@ -57,12 +57,12 @@ return told
 
 COMMIT = """
 -- KEYS call checkpoints steps writes keys events
--- ARGV token parent head blob ttl release trail key answered steps...
+-- ARGV token parent head blob ttl release trail first key answered steps...
 -- Answers, if it is refused, {0, what}: 0 if the call has no end for another turn is open, 2 if it is gone, else 1.
 local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'push')
--- Who is notified may be told the whole call, so its trail is answered too, whether it was asked for or not.
+-- Who is notified may be told the whole run, so its trail is answered too, whether it was asked for or not.
 local trail = ARGV[7] == '1' or had[3]
-local function committed() return {1, had[3], trail and redis.call('LRANGE', KEYS[3], 0, -1) or {}} end
+local function committed() return {1, had[3], trail and redis.call('LRANGE', KEYS[3], ARGV[8], -1) or {}} end
 if redis.call('HEXISTS', KEYS[2], '|' .. ARGV[3]) == 1 then return committed() end
 if had[1] ~= ARGV[1] or (had[2] or '') ~= ARGV[2] then
   return {0, had[1] and had[2] and 0 or (had[1] or had[2]) and 1 or 2}
@@ -70,8 +70,8 @@ end
 redis.call('HSET', KEYS[2], '|' .. ARGV[3], ARGV[4])
 redis.call('HSET', KEYS[1], 'head', ARGV[3])
 redis.call('HDEL', KEYS[1], 'expires')
-if ARGV[8] ~= '' then redis.call('HSET', KEYS[5], ARGV[8], ARGV[9]) end
-for i = 10, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[5], ARGV[9], ARGV[10]) end
+for i = 11, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
 if ARGV[6] == '1' then
   redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after')
   if ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
