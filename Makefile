@@ -1,6 +1,7 @@
 # Everything runs in .venv, which any target makes when it is missing. Needs Python 3.11 or newer and make.
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 4
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check bench studio clean
@@ -18,8 +19,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: .venv/run  ## the agents, the service and one call; ONCE=1 stops after the call
 	$(BIN)/flows demo $(if $(ONCE),--once)
 
-test: .venv/dev  ## every test
-	$(BIN)/python -m pytest
+test: .venv/dev  ## every test; they mostly wait, so JOBS of them at once
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 check: .venv/dev  ## style, types, the direction of imports, the wheel in an empty environment
 	$(BIN)/ruff format --check .

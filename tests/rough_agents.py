@@ -71,6 +71,7 @@ async def rough_agent(answer: Answer, card: Answer | None = None, *, deaf: bool 
         yield agent
     finally:
         server.close()
+        await asyncio.sleep(0.01)  # whoever is being let in just now is known then
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)

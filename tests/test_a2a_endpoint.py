@@ -427,7 +427,7 @@ def test_thousands_of_parts_are_read_quickly(site: Site) -> None:
 def test_an_error_of_the_protocol_has_its_details_in_1_0(site: Site) -> None:
     answer = site.post(asking("GetTask", "none"), headers=VERSION_1_0)
 
-    words = "there is no task 'none'; it never began, or its call was deleted or has expired"
+    words = "task not found: 'none'; it never began, or its call was deleted or has expired"
     assert (code(answer), answer["error"]["message"]) == (-32001, words)
     assert answer["error"]["data"][0]["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
     assert answer["error"]["data"][0]["reason"] == "TASK_NOT_FOUND"

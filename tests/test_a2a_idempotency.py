@@ -163,7 +163,7 @@ def test_a_message_at_work_is_followed_by_its_copy(client: Client, agent: Puppet
     streamed = [opened(event) for event in client.stream("slow 0.5", context=context, message_id="m")]
 
     assert (copy["id"], state_of(copy)) == (began["id"], "working")
-    assert ({kind for kind, _ in streamed[1:-1]}, streamed[0][1]["id"]) == ({"artifact-update"}, began["id"])
+    assert ("artifact-update" in [kind for kind, _ in streamed[1:-1]], streamed[0][1]["id"]) == (True, began["id"])
     assert (state_of(streamed[0][1]), state_of(streamed[-1][1])) == ("working", "input-required")
     assert len(agent.messages) == 1
 

@@ -71,7 +71,7 @@ def test_configurations_are_the_same_on_every_replica(relay: Replicas, listen: L
     assert there.list(task) == [changed]
     with pytest.raises(RpcError, match="-32001: the task has no push notification configuration 'other'"):
         there.get(task, "other")
-    with pytest.raises(RpcError, match="-32001: there is no task 'none'"):
+    with pytest.raises(RpcError, match="-32001: task not found: 'none'"):
         there.get("none", "other")
 
 

@@ -92,7 +92,7 @@ class TestConfigurations:
                 unnamed = await configs.set_info(
                     TASK, pb.TaskPushNotificationConfig(url="http://example.com/b"), IN_0_3
                 )
-                assert (unnamed.id, unnamed.task_id) == (TASK, TASK)
+                assert (unnamed.id, unnamed.task_id) == ("default", TASK)
 
                 assert await configs.get_info(TASK, IN_1_0) == [mine, unnamed]
                 assert [kept.version for kept in await configs.of_task(TASK)] == ["1.0", "0.3"]

@@ -98,7 +98,7 @@ def _naming(task_id: str) -> Iterator[None]:
     except TaskNotFoundError as error:
         if not _is_bare(error):
             raise
-        words = f"there is no task {_short(task_id)}; it never began, or its call was deleted or has expired"
+        words = f"task not found: {_short(task_id)}; it never began, or its call was deleted or has expired"
         raise TaskNotFoundError(words) from error
     except TaskNotCancelableError as error:
         if not _is_bare(error):

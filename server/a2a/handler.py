@@ -197,7 +197,7 @@ class FlowHandler(DefaultRequestHandlerV2):
         message = params.message
         run = await self._tasks.run(message.task_id) if message.task_id else None
         if message.task_id and run is None:
-            raise TaskNotFoundError(f"there is no task {message.task_id!r}; it never began, or its call has expired")
+            raise TaskNotFoundError(f"task not found: {message.task_id!r}; it never began, or its call has expired")
         if run and message.context_id and message.context_id != run.call:
             raise InvalidParamsError("the message's context is not that of its task; leave out contextId")
         return read_message(

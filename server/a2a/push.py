@@ -24,6 +24,9 @@ MAX_PER_TASK = 10
 MAX_PER_CALL = 20
 """Beyond it, configurations of the call's other tasks go: of the tasks of a call, only the newest can be open."""
 
+_UNNAMED_03 = "default"
+"""What clients of 0.3 call the one configuration of a task that they gave no id; in 1.0 it has the task's."""
+
 Version = Literal["1.0", "0.3"]
 
 _MAX_CHARACTERS = {"id": 500, "url": MAX_URL_CHARACTERS, "tenant": 500}
@@ -62,6 +65,8 @@ class CallPushConfigs(PushNotificationConfigStore):
         """
         thread = self._thread_of_task(task_id)
         config = normalize_push_notification_config(task_id, notification_config)
+        if not notification_config.id and version_of(context) == "0.3":
+            config.id = _UNNAMED_03
         _check(config)
         kept = {"config": MessageToDict(config), "version": version_of(context)}
         if thread is None:
