@@ -15,11 +15,14 @@ from langgraph.graph.state import CompiledStateGraph
 
 from graph.flow import Flow
 from graph.loader import load_flow
+from graph.paths import Paths
+from graph.proofs import names_of, reads_of
 from graph.routing import CLASSIFIER, Routes, decide, routes_of
 from nodes.classify import CLASSIFIER_TIMEOUT, ClassifierNode, TriggerClassifier
 from nodes.learning import FALLBACK
 from nodes.ports import AgentCaller, Classifier, TurnContext
 from nodes.remote import Caller
+from nodes.spec import END as LEAVE
 from nodes.spec import FlowFacts, Place
 from nodes.stage import StageNode
 from nodes.state import CallInput, CallState, wanted
@@ -64,12 +67,15 @@ def build_graph(
         fallback=loaded.fallback,
         waits=loaded.waits_for == "caller",
         restarts=loaded.restarts,
+        names=names_of(loaded),
+        reads=reads_of(loaded),
         agent_timeout=agent_timeout,
     )
     reach = caller or Caller()
+    ways = _ways(loaded)
     graph = StateGraph(CallState, context_schema=TurnContext, input_schema=CallInput)
     for place in routes.places.values():
-        graph.add_node(place.name, StageNode(facts, place, reach), destinations=_ways(place))
+        graph.add_node(place.name, StageNode(facts, place, reach), destinations=ways[place.name])
     if loaded.fallback:
         graph.add_node(FALLBACK, StageNode(facts, None, reach))
         graph.add_edge(FALLBACK, END)
@@ -77,12 +83,16 @@ def build_graph(
         recognise = classifier or TriggerClassifier(loaded.triggers)
         node = ClassifierNode(routes.places, recognise, classifier_timeout, restarts=loaded.restarts)
         graph.add_node(CLASSIFIER, node)
-    _connect(graph, routes)
+    _connect(graph, routes, ways)
     saver = _in_memory() if checkpointer == "memory" else checkpointer
     return graph.compile(checkpointer=saver, name=loaded.flow)
 
 
-def _connect(graph: StateGraph[CallState, TurnContext, CallInput, CallState], routes: Routes) -> None:
+def _connect(
+    graph: StateGraph[CallState, TurnContext, CallInput, CallState],
+    routes: Routes,
+    ways: Mapping[str, tuple[str, ...]],
+) -> None:
     stages = [place.name for place in routes.places.values()]
     answering = [*stages, FALLBACK] if routes.flow.fallback else stages
     entries = [*answering, CLASSIFIER] if routes.stages_of else answering
@@ -91,12 +101,23 @@ def _connect(graph: StateGraph[CallState, TurnContext, CallInput, CallState], ro
         graph.add_conditional_edges(CLASSIFIER, _router(routes), answering)
     if routes.flow.waits_for == "nothing":
         for place in routes.places.values():
-            graph.add_conditional_edges(place.name, _onward(place), list(_ways(place)))
+            graph.add_conditional_edges(place.name, _onward(place), list(ways[place.name]))
 
 
-def _ways(place: Place) -> tuple[str, ...]:
-    """Name where the call may go from a stage; where the flow waits for the caller, this is only drawn."""
-    return (END,) if place.following is None else (place.following, END)
+def _ways(flow: Flow) -> dict[str, tuple[str, ...]]:
+    """Name where a run may go from each stage; where the flow waits for the caller, this is only drawn."""
+    paths = Paths(flow)
+    return {name: _targets(flow, paths, name) for name in flow.stages}
+
+
+def _targets(flow: Flow, paths: Paths, name: str) -> tuple[str, ...]:
+    anywhere = set(flow.anywhere.values())
+    targets = [step.target for step in paths.steps[name] if step.completes or step.target not in anywhere]
+    for target in targets:  # it grows: past a stage that may be skipped lie others
+        if target != LEAVE and flow.stages[target].when is not None:
+            targets += [step.target for step in paths.steps[target] if step.target not in (*targets, *anywhere)]
+    again = [name] if flow.stages[name].repeat else []
+    return tuple(dict.fromkeys([*(END if target == LEAVE else target for target in targets), *again, END]))
 
 
 def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str]]:
@@ -108,7 +129,10 @@ def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str]]:
 
 def _onward(place: Place) -> Callable[[CallState], Coroutine[Any, Any, str]]:
     async def onward(state: CallState) -> str:
-        return state["stage"] if state["stage"] != place.name else END  # it stays where its agent failed
+        if state.get("is_complete") or state.get("ended"):
+            return END
+        moves = state["stage"] != place.name or state.get("passes")
+        return state["stage"] if moves else END  # it stays where its agent failed
 
     return onward
 

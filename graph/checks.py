@@ -6,20 +6,21 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from graph.flow import Flow
-from nodes.spec import UNKNOWN
+from graph.proofs import unproven
+from nodes.spec import ANSWER, END, KNOWN, ON_ERROR, UNKNOWN
 
 Place = tuple[str | int, ...]
 Found = Iterator[tuple[Place, str]]
 
-RESERVED = ("fallback", "classifier")
-"""Names of the graph's own nodes."""
+RESERVED = ("fallback", "classifier", END, *ON_ERROR)
+"""Names of the graph's own nodes, and words of the language."""
 
 
 def problems_of(flow: Flow) -> list[tuple[Place, str]]:
     """Return everything that keeps the flow from running, as (place in the document, what and remedy)."""
-    rules = (_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts, _timeouts)
-    found = [problem for rule in rules for problem in rule(flow)]
-    return found or list(_unused(flow))  # an agent may seem idle only because its name is misspelt elsewhere
+    found = [problem for rule in _RULES for problem in rule(flow)]
+    # An agent may seem idle, or a stage out of reach, only because a name is misspelt elsewhere.
+    return found or [*_unused(flow), *unproven(flow)]
 
 
 def _kinds(flow: Flow) -> Found:
@@ -142,6 +143,57 @@ def _timeouts(flow: Flow) -> Found:
                 )
 
 
+def _targets(flow: Flow) -> Found:
+    targets: list[tuple[Place, str]] = []
+    for name, stage in flow.stages.items():
+        targets += [(("stages", name, "next", number, "goto"), way.goto) for number, way in enumerate(stage.next)]
+        if stage.detour and stage.detour not in (*flow.stages, END):
+            yield (
+                ("stages", name, "on_error"),
+                f"there is no stage {stage.detour!r}; write `fail`, `continue`, or a stage's name",
+            )
+    for place, target in targets:
+        if target not in flow.stages and target != END:
+            yield place, f"there is no stage {target!r}; {_remedy(target, [*flow.stages, END], 'stages')}"
+    named: list[tuple[Place, str]] = [(("anywhere", intent), target) for intent, target in flow.anywhere.items()]
+    for number, gate in enumerate(flow.gates):
+        named += [(("gates", number, "stage"), gate.stage), (("gates", number, "after"), gate.after)]
+    for place, target in named:
+        if target not in flow.stages:
+            yield place, f"there is no stage {target!r}; {_remedy(target, flow.stages, 'stages')}"
+
+
+def _anywhere(flow: Flow) -> Found:
+    if flow.anywhere and flow.waits_for != "caller":
+        yield ("anywhere",), "intents need a caller; add `waits_for: caller`"
+    for name, stage in flow.stages.items():
+        for intent in stage.intents:
+            if intent in flow.anywhere:
+                yield ("stages", name, "intents", intent), f"{intent!r} is legal everywhere already; keep one of them"
+    if UNKNOWN in flow.anywhere:
+        yield ("anywhere", UNKNOWN), f"{UNKNOWN!r} is legal everywhere already; it goes to the `fallback`"
+
+
+def _written(flow: Flow) -> Found:
+    taken = {
+        **dict.fromkeys((*KNOWN, ANSWER), "is always there"),
+        **dict.fromkeys(flow.stages, "is a stage's answer"),
+    }
+    for number, name in enumerate(flow.inputs):
+        if name in taken:
+            yield ("inputs", number), f"{name!r} {taken[name]}; choose another name"
+    for stage_name, stage in flow.stages.items():
+        for field, name in stage.output.items():
+            if name in taken:
+                yield ("stages", stage_name, "output", field), f"{name!r} {taken[name]}; choose another name"
+
+
 def _remedy(name: str | None, known: Iterable[str], where: str) -> str:
     close = difflib.get_close_matches(str(name), list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else f"define it under {where}"
+
+
+_RULES = (
+    *(_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts, _timeouts),
+    *(_targets, _anywhere, _written),
+)

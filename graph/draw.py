@@ -4,15 +4,16 @@ Flow ──drawing_of──► Drawing ─┬─► Mermaid text
                               └─► `graph.picture` ──► PNG
 """
 
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 
 from graph.drawing import Drawing, Edge, Kind, Node
 from graph.flow import Flow
-from nodes.spec import UNKNOWN, Stage
+from nodes.spec import END, UNKNOWN, Stage
 
 _START = "start"
 _END = "finish"
 _FALLBACK = "fallback"
+_ANYWHERE = "anywhere"
 _ESCAPED = {ord(sign): f"#{name};" for sign, name in {"&": "amp", "<": "lt", ">": "gt", '"': "quot"}.items()}
 _ESCAPED |= {ord(sign): f"#{ord(sign)};" for sign in "#`%"}
 _ESCAPED |= {ord(sign): f"#{ord(sign)};#8203;" for sign in "$\\"}
@@ -60,14 +61,30 @@ def drawing_of(flow: Flow) -> Drawing:
     keys = {name: f"stage{place}" for place, name in enumerate(flow.stages, start=1)}
     ids = flow.stage_ids()
     stages = [_stage_node(keys[name], name, ids[name], stage) for name, stage in flow.stages.items()]
-    way = [_START, *keys.values(), _END]
-    edges = [Edge(source, target) for source, target in pairwise(way)]
+    edges = [Edge(_START, next(iter(keys.values()))), *_ways(flow, {**keys, END: _END})]
     edges += [Edge(_END, _START, "next turn", True)] if flow.restarts else []
     nodes = [Node(_START, "start", "start"), *stages, Node(_END, "end", "end")]
     if flow.fallback:
         nodes.append(Node(_FALLBACK, "fallback", "aside", None, "", ((UNKNOWN, flow.fallback),)))
         edges += [Edge(keys[name], _FALLBACK, UNKNOWN, True) for name, stage in flow.stages.items() if stage.intents]
+    if flow.anywhere:
+        nodes.append(Node(_ANYWHERE, "anywhere", "aside", None, "", tuple(flow.anywhere.items())))
+        edges += [Edge(keys[name], _ANYWHERE, "", True) for name, stage in flow.stages.items() if stage.intents]
     return Drawing(f"{flow.flow}, version {flow.version}", _told(flow), tuple(nodes), tuple(edges))
+
+
+def _ways(flow: Flow, keys: Mapping[str, str]) -> Iterator[Edge]:
+    """Yield an edge for every way of the flow, those on which the stage was not answered dashed."""
+    for (name, stage), following in zip(flow.stages.items(), [*list(flow.stages)[1:], END], strict=True):
+        if stage.repeat:
+            yield Edge(keys[name], keys[name], f"until {stage.repeat.until}, at most {stage.repeat.at_most}", True)
+        for way in stage.next:
+            bound = f"at most {way.at_most}" if way.at_most else ""
+            yield Edge(keys[name], keys[way.goto], ", ".join(filter(None, (way.when, bound))))
+        if all(way.when or way.at_most for way in stage.next):
+            yield Edge(keys[name], keys[following], "else" if stage.next else "")
+        if stage.detour:
+            yield Edge(keys[name], keys[stage.detour], "on error", True)
 
 
 def _told(flow: Flow) -> str:

@@ -11,6 +11,13 @@ from pydantic import Field, PrivateAttr
 from nodes.spec import Agent, Name, Record, Seconds, Stage
 
 
+class Gate(Record):
+    """What must hold on every path of the flow: nobody comes to a stage before another was answered."""
+
+    stage: Name = Field(description="The stage that is guarded.")
+    after: Name = Field(description="The stage that must have been answered before.")
+
+
 class Flow(Record):
     """A flow as its file writes it."""
 
@@ -31,7 +38,18 @@ class Flow(Record):
         default=None, description="How long one turn may take, every agent in it included (20s unless configured)."
     )
     agents: dict[Name, Agent] = Field(min_length=1, description="The agents the stages may name.")
-    stages: dict[Name, Stage] = Field(min_length=1, description="The stages, in the order a call passes them.")
+    inputs: list[Name] = Field(default_factory=list, description="Names that whoever starts a run gives values to.")
+    stages: dict[Name, Stage] = Field(
+        min_length=1,
+        max_length=1000,
+        description="The stages, in the order a call passes them by default.",
+    )
+    anywhere: dict[Name, Name] = Field(
+        default_factory=dict, description="Intents that are legal at every stage, each with the stage it leads to."
+    )
+    gates: list[Gate] = Field(
+        default_factory=list, description="What must come before what; proven when the flow is read."
+    )
     fallback: Name | None = Field(
         default=None, description="The agent that answers `unknown` at any stage; it never advances the call."
     )

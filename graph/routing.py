@@ -57,6 +57,10 @@ class Routes:
                 found.setdefault(intent, []).append(place.name)
         return found
 
+    def legal_intents(self, stage: Stage) -> list[str]:
+        """Return the intents a client may send at a stage."""
+        return [*stage.intents, *self.flow.anywhere, UNKNOWN]
+
     def place_of(self, state: Mapping[str, Any]) -> Place | None:
         """Return where a turn finds the call, by the stage's name; None if this flow has no such place."""
         if not state.get("stage"):
@@ -89,6 +93,8 @@ def decide(routes: Routes, state: CallState | Mapping[str, Any], intent: str | N
     place = routes.place_of(state)
     if place is None:
         raise _flow_changed(routes, state)
+    if intent in routes.flow.anywhere:
+        return routes.flow.anywhere[intent]
     if place.stage.agent:
         return place.name
     if intent is None:
@@ -113,11 +119,6 @@ def same_account(state: Mapping[str, Any], account_id: str) -> None:
         )
 
 
-def legal_intents(stage: Stage) -> list[str]:
-    """Return the intents a client may send at the stage."""
-    return [*stage.intents, UNKNOWN]
-
-
 def _over(state: Mapping[str, Any]) -> Refused:
     if state.get("is_complete"):
         return Refused("call-complete", "the call is complete; start another with a new call_identify_id")
@@ -136,7 +137,7 @@ def _flow_changed(routes: Routes, state: Mapping[str, Any]) -> Refused:
 
 
 def _not_legal(routes: Routes, place: Place, intent: str) -> Refused:
-    legal = legal_intents(place.stage)
+    legal = routes.legal_intents(place.stage)
     return Refused(
         "intent-not-legal",
         f"intent {intent!r} is not legal at stage {place.name!r}; send one of {', '.join(legal)}, or none",

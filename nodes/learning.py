@@ -1,15 +1,18 @@
 """What comes of asking an agent: the update that an outcome makes to the call. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from nodes.canceling import Canceled, OpenTask
+from nodes.moving import CannotGoOn, Move, moved
+from nodes.onward import Onward
 from nodes.parts import Folded, unfold
 from nodes.ports import AgentRequest, FilePart, Reply
 from nodes.remote.errors import AgentError, TimedOut
-from nodes.spec import UNKNOWN, Place, public_url
+from nodes.spec import UNKNOWN, FlowFacts, Place, public_url
 from nodes.state import CallState, Ended, IntentSource, RemoteTask, Step, Summary, wanted
 
 _WAITS = ("input-required", "auth-required")
@@ -34,17 +37,22 @@ class Outcome:
     """What the agent had handed over before the error."""
 
 
-def learn(state: CallState, place: Place, where: str, request: AgentRequest, outcome: Outcome) -> dict[str, Any]:
+def learn(
+    facts: FlowFacts, state: CallState, place: Place, where: str, request: AgentRequest, outcome: Outcome
+) -> dict[str, Any]:
     """Return the update that the outcome makes to the call; the fallback (`where`) never advances it."""
-    advances = where != FALLBACK
-    done = advances and outcome.reply is not None and outcome.reply.task_state in (None, "completed")
-    ended = _ended(place, advances, outcome, done)
-    step = _step(state, place, request, outcome, done, ended)
+    move = _move(facts, state, place, where, outcome)
+    onward = move.onward
+    ended = _ended(place, where, outcome, onward)
+    step = _step(facts, state, place, request, outcome, move, ended)
+    answered = onward is not None and not onward.repeats and _succeeded(outcome)
     update: dict[str, Any] = {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
     update |= {
-        "stage": (place.following if done else None) or place.name,
+        "stage": (onward.stage if onward else None) or place.name,
         "current_flow_id": step["next_flow_id"] or place.id,
-        "completed_flows": state.get("completed_flows", []),
+        "completed_flows": list(
+            dict.fromkeys([*state.get("completed_flows", []), *([place.id] if answered else [])])
+        ),
         "is_complete": step["is_complete"],
         "ended": ended,
         "session_summary": None,
@@ -52,11 +60,10 @@ def learn(state: CallState, place: Place, where: str, request: AgentRequest, out
         "remote_tasks": _remote_tasks(state, place, where, request, outcome),
         "updated_at": now(),
         "steps": [step],
+        **_counted(state, move),
     }
-    if advances and outcome.reply is not None:
+    if where != FALLBACK and outcome.reply is not None:
         update["last_agent"] = request.agent
-    if done:
-        update["completed_flows"] = list(dict.fromkeys([*update["completed_flows"], place.id]))
     if ended == "completed":
         update["session_summary"] = _summary(update)
     if state.get("messages"):
@@ -65,13 +72,36 @@ def learn(state: CallState, place: Place, where: str, request: AgentRequest, out
     return update
 
 
-def _ended(place: Place, advances: bool, outcome: Outcome, done: bool) -> Ended | None:
+def _move(facts: FlowFacts, state: CallState, place: Place, where: str, outcome: Outcome) -> Move:
+    waits = outcome.reply is not None and outcome.reply.task_state in _WAITS
+    if where == FALLBACK or waits or isinstance(outcome.error, Canceled):
+        return Move(None, state.get("context", {}))
+    return moved(facts, state, place, outcome.reply, outcome.error)
+
+
+def _counted(state: CallState, move: Move) -> dict[str, Any]:
+    """Return what the run has counted and kept, where the flow counts or keeps anything."""
+    update: dict[str, Any] = {}
+    if move.context != state.get("context", {}):
+        update["context"] = dict(move.context)
+    if move.onward is None:
+        return update
+    if move.onward.repeats or state.get("passes"):
+        update["passes"] = state.get("passes", 0) + 1 if move.onward.repeats else 0
+    if move.onward.counted:
+        taken = Counter(state.get("taken", {})) + Counter(move.onward.counted)
+        update["taken"] = dict(taken)
+    return update
+
+
+def _ended(place: Place, where: str, outcome: Outcome, onward: Onward | None) -> Ended | None:
     """Tell how the run ended, if it ended here."""
     if isinstance(outcome.error, Canceled):
         return "canceled"
-    if done:
-        return "completed" if place.following is None else None
-    return "failed" if advances and place.stage.on_error == "fail" and not _succeeded(outcome) else None
+    if onward is not None:
+        return "completed" if onward.stage is None else None
+    fails = where != FALLBACK and place.stage.on_error == "fail" and not _succeeded(outcome)
+    return "failed" if fails else None
 
 
 def _succeeded(outcome: Outcome) -> bool:
@@ -84,9 +114,16 @@ def response_text(response: Mapping[str, Any]) -> str:
 
 
 def _step(
-    state: CallState, place: Place, request: AgentRequest, outcome: Outcome, done: bool, ended: Ended | None
+    facts: FlowFacts,
+    state: CallState,
+    place: Place,
+    request: AgentRequest,
+    outcome: Outcome,
+    move: Move,
+    ended: Ended | None,
 ) -> Step:
-    next_id = place.next_id if done else place.id
+    onward = move.onward or Onward(place.name)
+    next_id = facts.places[onward.stage].id if onward.stage else None
     source: IntentSource = state.get("intent_source") or ("declared" if wanted(state) else "none")
     agent, url = request.agent, request.url
     if isinstance(outcome.error, Canceled):
@@ -101,15 +138,23 @@ def _step(
         "agent": agent,
         "a2a_agent_url": public_url(url),
         "message_id": request.message_id,
-        "response_status": "success" if _succeeded(outcome) else "error",
-        "response_data": _response(state, place, request, outcome),
+        "response_status": "success" if _succeeded(outcome) and not move.wrong else "error",
+        "response_data": _response(state, place, request, outcome) | _wrong(move),
         "timestamp": outcome.started,
         "duration_ms": outcome.duration_ms,
         "next_flow_id": next_id,
         "is_complete": next_id is None,
         "run": state.get("run", 1),
     }
+    if onward.skipped:
+        step["skipped"] = list(onward.skipped)
     return _with_the_rest(step, state, outcome, ended)
+
+
+def _wrong(move: Move) -> dict[str, Any]:
+    if not move.wrong:
+        return {}
+    return {"error": {"type": CannotGoOn.kind, "message": move.wrong, "retryable": False}}
 
 
 def _with_the_rest(step: Step, state: CallState, outcome: Outcome, ended: Ended | None) -> Step:

@@ -8,6 +8,20 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from nodes.conditions import Condition, Expression
+
+END = "end"
+"""Where a way leads that leads to no stage."""
+
+ON_ERROR = ("fail", "continue")
+"""What may come of an agent that fails, besides a stage to go to."""
+
+ANSWER = "answer"
+"""What conditions call the answer of their own stage's agent."""
+
+KNOWN = frozenset({"call_identify_id", "account_id", "eci", "input_message", "intent", "metadata"})
+"""What every expression may read: whose call it is, and what the caller said this turn."""
+
 UNKNOWN = "unknown"
 """The intent that is always legal: the fallback agent answers it and the call stays where it is."""
 
@@ -61,6 +75,28 @@ class Agent(Record):
     )
 
 
+class Way(Record):
+    """A way on from a stage."""
+
+    when: Condition | None = Field(
+        default=None, description="Taken only if this is true, a CEL condition; left out, it is always taken."
+    )
+    goto: Name = Field(description="The stage it leads to, or `end`.")
+    at_most: int | None = Field(default=None, ge=1, le=1000, description="How often it may be taken in one run.")
+
+
+class Repeat(Record):
+    """How a stage is repeated."""
+
+    until: Condition = Field(description="The stage is left once this is true, a CEL condition.")
+    at_most: int = Field(ge=1, le=1000, description="How often the stage is passed at most; then it is left anyway.")
+
+
+def _ways(value: Any) -> Any:
+    """Read `next: closing` as the one way there."""
+    return [{"goto": value}] if isinstance(value, str) else value
+
+
 class Stage(Record):
     """A place in a flow: either the caller's intent picks the agent (`intents`), or one agent answers (`agent`)."""
 
@@ -72,11 +108,32 @@ class Stage(Record):
     )
     agent: Name | None = Field(default=None, description="The one agent that answers at this stage.")
     effect: Effect = Field(default="read", description="`write` if its agents move money or change records.")
-    on_error: Literal["fail"] | None = Field(
+    when: Condition | None = Field(
+        default=None, description="The stage is skipped unless this is true, a CEL condition."
+    )
+    next: Annotated[list[Way], BeforeValidator(_ways, json_schema_input_type=list[Way] | str)] = Field(
+        default_factory=list,
+        description="The ways on, of which the first open one is taken; by default to the next stage.",
+    )
+    repeat: Repeat | None = Field(default=None, description="The stage is repeated.")
+    input: dict[Name, Expression] = Field(
+        default_factory=dict,
+        description="What its agent gets, by name, each a CEL expression; by default the caller's message.",
+    )
+    output: dict[Name, Name] = Field(
+        default_factory=dict, description="What the flow keeps of the answer: its fields, each with the name to keep."
+    )
+    on_error: Name | None = Field(
         default=None,
-        description="`fail`: an agent that fails ends the run as failed; left out, the call stays and goes on.",
+        description="What an agent that fails leads to: `fail` ends the run as failed, `continue` goes on as if it "
+        "had answered, a stage's name leads there; left out, the call stays, and the message can be sent again.",
     )
     timeout: Seconds | None = Field(default=None, description="How long one attempt may take at this stage.")
+
+    @property
+    def detour(self) -> str | None:
+        """Where an agent that fails leads, if that is a stage, or `end`."""
+        return self.on_error if self.on_error not in ON_ERROR else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +162,10 @@ class FlowFacts:
     """Whether a turn ends after each stage."""
     restarts: bool
     """Whether the turn after the end of a run begins another."""
+    names: frozenset[str]
+    """Every name that the run may know something by: inputs, outputs, and stages by their answers."""
+    reads: frozenset[str]
+    """The names that any expression reads."""
     agent_timeout: float
     """Seconds one attempt may take where neither stage nor agent says otherwise."""
 

@@ -17,7 +17,8 @@ from langgraph.runtime import Runtime
 from nodes.canceling import cancel_all, open_tasks, unless
 from nodes.deadline import seconds_left
 from nodes.learning import FALLBACK, Outcome, learn, now
-from nodes.ports import AgentCaller, AgentRequest, Reply, TurnContext
+from nodes.moving import known_to, worked_out
+from nodes.ports import AgentCaller, AgentRequest, Part, Reply, TurnContext
 from nodes.remote.errors import AgentError, NoTimeLeft
 from nodes.runs import at_its_run
 from nodes.spec import UNKNOWN, FlowFacts, Place, public_url
@@ -45,7 +46,7 @@ class StageNode:
         request = ask(self._facts, place, where, agent_at(self._facts, self._place, state), state, context)
         tell = Teller(runtime.stream_writer, _about(state, place, request))
         outcome = await self._outcome(request, state, where, context, tell)
-        update = learn(state, place, where, request, outcome)
+        update = learn(self._facts, state, place, where, request, outcome)
         return update if self._facts.waits else {**_carried(state), **update}
 
     async def _outcome(
@@ -55,6 +56,7 @@ class StageNode:
         reply: Reply | None = None
         error: AgentError | None = None
         try:
+            request = self._filled(request, state)
             reply = await self._reply(request, context, tell)
             if reply is None:
                 asked = replace(request, task_id=tell.task_id or request.task_id) if tell.asked else None
@@ -64,6 +66,15 @@ class StageNode:
             log.warning("agent failed", agent=request.agent, url=public_url(request.url), type=caught.kind)
         so_far = tell.so_far() if reply is None else None
         return Outcome(reply, error, started, round((time.perf_counter() - clock) * 1000, 3), so_far)
+
+    def _filled(self, request: AgentRequest, state: CallState) -> AgentRequest:
+        """Return the request with what its stage's `input` says; raises `CannotGoOn`."""
+        if self._place is None or not self._place.stage.input:
+            return request
+        told = worked_out(self._place.stage, request.agent, known_to(self._facts, state, state.get("context", {})))
+        text = told.pop("text") if isinstance(told.get("text"), str) else ""
+        parts: list[Part] = [{"text": text}] if text else []
+        return replace(request, text=text, parts=(*parts, *([{"data": told}] if told else ())))
 
     async def _reply(self, request: AgentRequest, context: TurnContext, tell: Teller) -> Reply | None:
         """Return the agent's answer, or None if the call is to end before there is one."""

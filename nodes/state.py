@@ -61,6 +61,8 @@ class Step(TypedDict):
     """Which run of the flow it belongs to, from 1; a flow that restarts has several in one call."""
     flow: NotRequired[str]
     """The flow, by name."""
+    skipped: NotRequired[list[str]]
+    """The stages that were passed over on the way to the next."""
     ended: NotRequired[Ended]
     """How the run ended, if it ended here."""
     caller_message_id: NotRequired[str]
@@ -99,6 +101,8 @@ class CallInput(TypedDict, total=False):
     """The message as the caller sent it, if it is more than one text (A2A 1.0 JSON)."""
     caller_message_id: str
     messages: list[Any]
+    context: dict[str, Any]
+    """What the run knows by name as it begins: the flow's `inputs`."""
 
 
 class CallState(TypedDict, total=False):
@@ -122,6 +126,12 @@ class CallState(TypedDict, total=False):
     run_began_at: str
     ended: Ended | None
     session_summary: Summary | None
+    context: dict[str, Any]
+    """What the run knows by name: inputs, outputs, and the answers of stages that some expression reads."""
+    passes: int
+    """How often the run has passed the stage it is at, because `repeat` says so."""
+    taken: dict[str, int]
+    """How often each way was taken that is open only so often."""
     step_count: int
     remote_tasks: dict[str, RemoteTask]
     """By agent name."""

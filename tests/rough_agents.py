@@ -59,10 +59,12 @@ async def rough_agent(answer: Answer, card: Answer | None = None, *, deaf: bool 
     A `deaf` one answers as soon as it knows that there is a request, and leaves its body unread.
     """
     connections: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(_converse(agent, answer, card or no_card, reader, writer, deaf))
         connections.add(task)
+        writers.append(writer)
         task.add_done_callback(connections.discard)
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
@@ -75,6 +77,9 @@ async def rough_agent(answer: Answer, card: Answer | None = None, *, deaf: bool 
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()  # a client that does not read would keep it open
+        await asyncio.sleep(0.01)
 
 
 async def _converse(

@@ -219,9 +219,9 @@ def test_an_agent_that_cannot_be_reached_or_is_too_slow(
     start: StartService, store: Store, puppet: tuple[Puppet, str]
 ) -> None:
     env = {"GREETING_AGENT_URL": puppet[1], "AUTH_AGENT_URL": "http://127.0.0.1:9"}
-    service = start(env, agent_timeout_seconds=0.3, **store)
+    service = start(env, agent_timeout_seconds=1, **store)
 
-    slow = service.turn("CALL-014", "slow 1", "greeting").json()
+    slow = service.turn("CALL-014", "slow 2", "greeting").json()
     take(service, "CALL-014", [("hello", "greeting")])
     gone = service.turn("CALL-014", "123456", "verify_identity").json()
 

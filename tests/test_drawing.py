@@ -61,11 +61,11 @@ flowchart TD
 def test_words_of_mermaid_and_html_are_only_words() -> None:
     about = '<b>"bold"</b> & #35; `code` %%{init}%% $$x$$ a\\nb\n] --> c'
     flow = Flow(
-        flow="end", agents=DESK, stages={"end": Stage(about=about, agent="desk"), "click": Stage(agent="night")}
+        flow="end", agents=DESK, stages={"class": Stage(about=about, agent="desk"), "click": Stage(agent="night")}
     )
     assert mermaid(flow).splitlines()[2:9] == [
         '    start(["start"]):::start',
-        '    stage1["<b>1 end</b><br/><i>#lt;b#gt;#quot;bold#quot;#lt;/b#gt; #amp; #35;35; #96;code#96; '
+        '    stage1["<b>1 class</b><br/><i>#lt;b#gt;#quot;bold#quot;#lt;/b#gt; #amp; #35;35; #96;code#96; '
         "#37;#37;{init}#37;#37; #36;#8203;#36;#8203;x#36;#8203;#36;#8203; a#92;#8203;nb ] --#gt; c</i>"
         '<br/>→ desk"]:::stage',
         '    stage2["<b>2 click</b><br/>→ night"]:::stage',

@@ -151,7 +151,8 @@ WRONG_SHAPES = {
     "an unknown key like no other": (
         f"{SMALL}colour: red\n",
         "small.yaml:15: unknown key 'colour'; known here: "
-        "flow, version, about, waits_for, restarts, turn_timeout, agents, stages, fallback, triggers",
+        "flow, version, about, waits_for, restarts, turn_timeout, agents, inputs, stages, anywhere, gates, "
+        "fallback, triggers",
     ),
     "a missing key": (changed('{url: "http://desk:1"}', "{}"), "small.yaml:4: 'agents.desk.url' is missing; add it"),
     "a missing name": (changed("flow: small\n", ""), "small.yaml:1: 'flow' is missing; add it"),
@@ -193,7 +194,7 @@ WRONG_SHAPES = {
     ),
     "another way to take errors": (
         changed("effect: write", "on_error: retry"),
-        "small.yaml:11: 'stages.work.on_error': Input should be 'fail'",
+        "small.yaml:11: there is no stage 'retry'; write `fail`, `continue`, or a stage's name",
     ),
     "a truth for a duration": (
         changed("3s", "true"),

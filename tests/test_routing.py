@@ -9,7 +9,6 @@ from graph.routing import (
     CLASSIFIER,
     Refused,
     decide,
-    legal_intents,
     next_run,
     routes_of,
     same_account,
@@ -189,7 +188,7 @@ def test_a_blank_intent_is_none(written: str | None, intent: str | None) -> None
 
 
 def test_unknown_is_legal_everywhere() -> None:
-    assert [legal_intents(stage) for stage in (HELLO, WORK, REPORT)] == [
+    assert [ROUTES.legal_intents(stage) for stage in (HELLO, WORK, REPORT)] == [
         ["greet", "repeat", "unknown"],
         ["do", "repeat", "unknown"],
         ["unknown"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from a2a.types import a2a_pb2 as pb
 
-from graph.routing import Routes, legal_intents
+from graph.routing import Routes
 from graph.store.calls import CallRecord, OpenedTurn
 from nodes.learning import response_text
 from nodes.parts import unfold
@@ -288,7 +288,7 @@ def place_of(last: Step | None, routes: Routes) -> dict[str, Any]:
     following = last["next_flow_id"] if last else routes.first.id
     place = next((place for place in routes.places.values() if place.id == following), routes.first)
     told = {"flow": routes.flow.flow, "stage": place.name, "intentFlowId": place.id}
-    return told | ({"legalIntents": legal_intents(place.stage)} if place.stage.intents else {})
+    return told | ({"legalIntents": routes.legal_intents(place.stage)} if place.stage.intents else {})
 
 
 def _end_of(step: Step) -> datetime:

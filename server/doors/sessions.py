@@ -5,7 +5,6 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Path, Request, Response
 
-from graph.routing import legal_intents
 from graph.store.calls import CallRecord
 from graph.store.names import thread_name
 from graph.trail import full_summary
@@ -94,7 +93,7 @@ def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
     place = runtime.routes.place_of(state)
     complete = bool(state.get("is_complete"))
     over = has_ended(state) and not runtime.routes.flow.restarts
-    legal = [] if over or place is None else legal_intents(place.stage)
+    legal = [] if over or place is None else runtime.routes.legal_intents(place.stage)
     return {
         "call_identify_id": state["call_identify_id"],
         "account_id": state["account_id"],

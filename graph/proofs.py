@@ -1,0 +1,140 @@
+"""What is proven over all paths of a flow before it may run: every stage can be reached and left, no loop goes on for
+ever, no name is read before something may have written it, and every gate holds."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+
+from graph.flow import Flow
+from graph.paths import Paths
+from nodes.conditions import names_in
+from nodes.spec import ANSWER, END, KNOWN, Stage
+
+Place = tuple[str | int, ...]
+Found = Iterator[tuple[Place, str]]
+
+
+def unproven(flow: Flow) -> list[tuple[Place, str]]:
+    """Return what does not hold of the flow, as (place in the document, what and remedy).
+
+    Every stage that the flow names exists.
+    """
+    paths = Paths(flow)
+    return [problem for rule in (_reached, _left, _bounded, _named, _gated) for problem in rule(flow, paths)]
+
+
+def _reached(flow: Flow, paths: Paths) -> Found:
+    reached = paths.reachable()
+    for name in (paths.first, *flow.anywhere.values()):
+        if flow.stages[name].when is not None:
+            yield (
+                ("stages", name, "when"),
+                f"stage {name!r} is entered at once, so it cannot be skipped; remove `when`",
+            )
+    for name in flow.stages:
+        if name not in reached:
+            yield ("stages", name), f"no way leads to stage {name!r}; lead one there with `next`, or remove it"
+
+
+def _left(flow: Flow, paths: Paths) -> Found:
+    before: dict[str, list[str]] = {}
+    for steps in paths.steps.values():
+        for step in steps:
+            before.setdefault(step.target, []).append(step.source)
+    ends, waiting = {END}, [END]
+    while waiting:
+        news = [name for name in before.get(waiting.pop(), ()) if name not in ends]
+        ends.update(news)
+        waiting += news
+    for name in flow.stages:
+        if name not in ends:
+            yield ("stages", name, "next"), f"from stage {name!r} no way leads to the end; let one lead to `end`"
+
+
+def _bounded(flow: Flow, paths: Paths) -> Found:
+    if flow.waits_for == "caller":
+        return  # whoever calls decides how often
+    bounded = {(name, way.goto) for name, stage in flow.stages.items() for way in stage.next if way.at_most}
+    unbounded = (
+        step for steps in paths.steps.values() for step in steps if (step.source, step.target) not in bounded
+    )
+    if circle := paths.around(unbounded):
+        told = " → ".join(circle)
+        yield ("stages", circle[-2], "next"), f"nothing ends the loop {told}; give one of its ways `at_most: N`"
+
+
+def _named(flow: Flow, paths: Paths) -> Found:
+    written = names_of(flow)
+    before = _written_before(flow, paths)
+    for place, name, text in _reads(flow):
+        stage = str(place[1])
+        own = {stage, *flow.stages[stage].output.values()} if ANSWER in _readable(place) else set()
+        if name not in written | KNOWN | _readable(place):
+            yield place, f"{text!r} reads {name!r}, which nothing writes; {_remedy(name, written | KNOWN)}"
+        elif name in written and name not in before.get(stage, set()) | own:
+            yield place, f"{text!r} reads {name!r} before anything writes it; no stage before {stage!r} does"
+
+
+def names_of(flow: Flow) -> frozenset[str]:
+    """Return every name that a run may know something by: inputs, outputs, and stages by their answers."""
+    outputs = (name for stage in flow.stages.values() for name in stage.output.values())
+    return frozenset([*flow.inputs, *flow.stages, *outputs])
+
+
+def reads_of(flow: Flow) -> frozenset[str]:
+    """Return the names that any expression of the flow reads."""
+    return frozenset(name for _, name, _ in _reads(flow))
+
+
+def _written_before(flow: Flow, paths: Paths) -> Mapping[str, set[str]]:
+    """Return what may have been written when a run comes to each stage."""
+    writes = {name: {name, *stage.output.values()} for name, stage in flow.stages.items()}
+    before: dict[str, set[str]] = {paths.first: set(flow.inputs)}
+    waiting = [paths.first]
+    while waiting:
+        name = waiting.pop()
+        for step in paths.steps.get(name, ()):
+            news = before[name] | (writes[name] if step.completes else set())
+            if step.target not in before or not news <= before[step.target]:
+                before[step.target] = before.get(step.target, set()) | news
+                waiting.append(step.target)
+    return before
+
+
+def _reads(flow: Flow) -> Iterator[tuple[Place, str, str]]:
+    """Yield every name that an expression of the flow reads, with its place and the expression."""
+    for name, stage in flow.stages.items():
+        for place, text in expressions_of(stage):
+            for read in sorted(names_in(text)):
+                yield ("stages", name, *place), read, text
+
+
+def expressions_of(stage: Stage) -> Iterator[tuple[Place, str]]:
+    """Yield every expression of a stage with its place there."""
+    if stage.when is not None:
+        yield ("when",), stage.when
+    for name, text in stage.input.items():
+        yield ("input", name), text
+    if stage.repeat is not None:
+        yield ("repeat", "until"), stage.repeat.until
+    for number, way in enumerate(stage.next):
+        if way.when is not None:
+            yield ("next", number, "when"), way.when
+
+
+def _readable(place: Place) -> set[str]:
+    """Return what only some expressions may read: the answer, once there is one."""
+    return {ANSWER} if place[2] in ("next", "repeat") else set()
+
+
+def _gated(flow: Flow, paths: Paths) -> Found:
+    for number, gate in enumerate(flow.gates):
+        answered = {step for step in paths.steps[gate.after] if step.completes}
+        way = paths.path_to(gate.stage, but=answered)
+        if way is not None:
+            told = " → ".join(way)
+            yield ("gates", number), f"stage {gate.stage!r} can be reached before {gate.after!r} was answered: {told}"
+
+
+def _remedy(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else "write it with `output`, or name it under `inputs`"
