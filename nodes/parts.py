@@ -180,11 +180,10 @@ def _holder(fields: Json) -> Json:
 
 
 def _laid(holder: Json, folding: _Folding, *, in_pieces: bool) -> Json:
-    before = [False, *("text" in part for part in holder["parts"])]
-    parts = [
-        folding.add(part, goes_on=in_pieces and after_text)
-        for part, after_text in zip(holder["parts"], before, strict=False)
-    ]
+    parts, after_text = [], False
+    for part in holder["parts"]:
+        parts.append(folding.add(part, goes_on=in_pieces and after_text))
+        after_text = "text" in part and (after_text or bool(part["text"]))
     return {**holder, "parts": parts}
 
 

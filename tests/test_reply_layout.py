@@ -61,6 +61,12 @@ def test_the_text_is_that_of_all_parts_in_order(artifacts: list[Json], message: 
     assert fold(artifacts, message).text == "\n".join(text for text in [*pieces, *said] if text)
 
 
+def test_an_empty_text_begins_nothing() -> None:
+    texts = [["one"], ["", "two", "", " three"]]
+    artifacts = [{"artifactId": words[-1], "parts": [{"text": text} for text in words]} for words in texts]
+    assert fold(artifacts, None).text == "one\ntwo three"
+
+
 @pytest.mark.parametrize(
     "message",
     [
