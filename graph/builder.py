@@ -18,12 +18,17 @@ from graph.loader import load_flow
 from graph.paths import Paths
 from graph.proofs import names_of, reads_of
 from graph.routing import CLASSIFIER, Routes, decide, routes_of
+from nodes.asking import World
+from nodes.branches import ITEM_NODE, BranchesNode, BranchNode, ItemNode
 from nodes.classify import CLASSIFIER_TIMEOUT, ClassifierNode, TriggerClassifier
-from nodes.learning import FALLBACK
-from nodes.ports import AgentCaller, Classifier, TurnContext
+from nodes.jobs import at_branch
+from nodes.models import NoModels
+from nodes.ordering import BeginNode, FinishNode, InOrder, Node
+from nodes.person import AskNode
+from nodes.ports import AgentCaller, Classifier, Model, TurnContext
 from nodes.remote import Caller
+from nodes.spec import BEGIN, FALLBACK, FINISH, FlowFacts, Place
 from nodes.spec import END as LEAVE
-from nodes.spec import FlowFacts, Place
 from nodes.stage import StageNode
 from nodes.state import CallInput, CallState, wanted
 
@@ -38,6 +43,7 @@ def build_graph(
     *,
     caller: AgentCaller | None = None,
     classifier: Classifier | None = None,
+    model: Model | None = None,
     checkpointer: Checkpointer = "memory",
     agent_timeout: float = AGENT_TIMEOUT,
     classifier_timeout: float = CLASSIFIER_TIMEOUT,
@@ -49,6 +55,7 @@ def build_graph(
         flow: a shipped flow's name, a path to a YAML file, or a loaded flow.
         caller: who reaches the agents; by default over A2A at the addresses in the flow.
         classifier: who fills in a missing intent; by default the flow's trigger words.
+        model: who answers at `llm` stages; by default they fail and say how to configure one.
         checkpointer: where calls live; in memory by default, None for a host that brings its own.
         agent_timeout: seconds for one attempt where the flow does not say.
         classifier_timeout: seconds for the classifier.
@@ -66,42 +73,93 @@ def build_graph(
         places=routes.places,
         fallback=loaded.fallback,
         waits=loaded.waits_for == "caller",
+        dag=loaded.is_dag,
         restarts=loaded.restarts,
         names=names_of(loaded),
         reads=reads_of(loaded),
         agent_timeout=agent_timeout,
     )
-    reach = caller or Caller()
-    ways = _ways(loaded)
+    world = World(caller or Caller(), model or NoModels())
     graph = StateGraph(CallState, context_schema=TurnContext, input_schema=CallInput)
+    ways = _ways(loaded)
     for place in routes.places.values():
-        graph.add_node(place.name, StageNode(facts, place, reach), destinations=ways[place.name])
+        _add_stage(graph, facts, place, world, ways[place.name])
+    if loaded.is_dag:
+        graph.add_node(BEGIN, BeginNode(facts))
+        graph.add_conditional_edges(
+            BEGIN, _goes_on, [name for name in loaded.stages if not loaded.stages[name].needs]
+        )
+        graph.add_node(FINISH, FinishNode(facts), defer=True)
+        graph.add_edge(FINISH, END)
     if loaded.fallback:
-        graph.add_node(FALLBACK, StageNode(facts, None, reach))
+        graph.add_node(FALLBACK, StageNode(facts, None, world))
         graph.add_edge(FALLBACK, END)
     if routes.stages_of:
         recognise = classifier or TriggerClassifier(loaded.triggers)
         node = ClassifierNode(routes.places, recognise, classifier_timeout, restarts=loaded.restarts)
         graph.add_node(CLASSIFIER, node)
-    _connect(graph, routes, ways)
+    _enter(graph, routes)
     saver = _in_memory() if checkpointer == "memory" else checkpointer
     return graph.compile(checkpointer=saver, name=loaded.flow)
 
 
-def _connect(
-    graph: StateGraph[CallState, TurnContext, CallInput, CallState],
-    routes: Routes,
-    ways: Mapping[str, tuple[str, ...]],
-) -> None:
+_Builder = StateGraph[CallState, TurnContext, CallInput, CallState]
+
+
+def _add_stage(graph: _Builder, facts: FlowFacts, place: Place, world: World, ways: tuple[str, ...]) -> None:
+    """Add a stage's node, those of its branches, and the ways on from it."""
+    node = _node_of(facts, place, world)
+    graph.add_node(place.name, InOrder(facts, place, node) if facts.dag else node, destinations=ways)
+    branches = _branches(facts, place, world)
+    for name, branch in branches.items():
+        graph.add_node(name, branch)
+        graph.add_edge(name, place.name)
+    if isinstance(node, BranchesNode) and place.stage.map:
+        graph.add_conditional_edges(place.name, _sends(node), [*branches, *ways])
+    elif branches or place.stage.ask or not facts.waits:
+        graph.add_conditional_edges(place.name, _goes_on, [*branches, *ways])
+
+
+def _node_of(facts: FlowFacts, place: Place, world: World) -> Node:
+    if place.stage.branches:
+        return BranchesNode(facts, place)
+    if place.stage.ask:
+        return AskNode(facts, place, place.stage.ask, world)
+    return StageNode(facts, place, world)
+
+
+def _branches(facts: FlowFacts, place: Place, world: World) -> dict[str, Node]:
+    """Return the nodes of those that a stage asks at once."""
+    nodes: dict[str, Node] = {
+        at_branch(place.name, name): BranchNode(facts, place, name, branch, world)
+        for name, branch in place.stage.parallel.items()
+    }
+    if place.stage.map:
+        nodes[at_branch(place.name, ITEM_NODE)] = ItemNode(facts, place, place.stage.map, world)
+    return nodes
+
+
+def _enter(graph: _Builder, routes: Routes) -> None:
+    """Add the ways from the start: to wherever the call is."""
     stages = [place.name for place in routes.places.values()]
     answering = [*stages, FALLBACK] if routes.flow.fallback else stages
     entries = [*answering, CLASSIFIER] if routes.stages_of else answering
+    entries = [*entries, BEGIN, FINISH] if routes.flow.is_dag else entries
     graph.add_conditional_edges(START, _router(routes), entries)
     if routes.stages_of:
         graph.add_conditional_edges(CLASSIFIER, _router(routes), answering)
-    if routes.flow.waits_for == "nothing":
-        for place in routes.places.values():
-            graph.add_conditional_edges(place.name, _onward(place), list(ways[place.name]))
+
+
+async def _goes_on(state: CallState) -> list[str]:
+    """Return the nodes that a node says come next."""
+    return list(state.get("goes_to") or [END])
+
+
+def _sends(node: BranchesNode) -> Callable[[CallState], Coroutine[Any, Any, list[Any]]]:
+    async def sends(state: CallState) -> list[Any]:
+        return node.sends(state) or await _goes_on(state)
+
+    return sends
 
 
 def _ways(flow: Flow) -> dict[str, tuple[str, ...]]:
@@ -111,30 +169,25 @@ def _ways(flow: Flow) -> dict[str, tuple[str, ...]]:
 
 
 def _targets(flow: Flow, paths: Paths, name: str) -> tuple[str, ...]:
+    stage = flow.stages[name]
+    again = [name] if stage.repeat or stage.ask else []
+    if flow.is_dag:
+        return tuple(
+            dict.fromkeys([*(step.target for step in paths.steps[name] if step.target != LEAVE), *again, FINISH, END])
+        )
     anywhere = set(flow.anywhere.values())
     targets = [step.target for step in paths.steps[name] if step.completes or step.target not in anywhere]
     for target in targets:  # it grows: past a stage that may be skipped lie others
         if target != LEAVE and flow.stages[target].when is not None:
             targets += [step.target for step in paths.steps[target] if step.target not in (*targets, *anywhere)]
-    again = [name] if flow.stages[name].repeat else []
     return tuple(dict.fromkeys([*(END if target == LEAVE else target for target in targets), *again, END]))
 
 
-def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str]]:
-    async def route(state: CallState) -> str:
+def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str | list[str]]]:
+    async def route(state: CallState) -> str | list[str]:
         return decide(routes, state, wanted(state))
 
     return route
-
-
-def _onward(place: Place) -> Callable[[CallState], Coroutine[Any, Any, str]]:
-    async def onward(state: CallState) -> str:
-        if state.get("is_complete") or state.get("ended"):
-            return END
-        moves = state["stage"] != place.name or state.get("passes")
-        return state["stage"] if moves else END  # it stays where its agent failed
-
-    return onward
 
 
 def _in_memory() -> BaseCheckpointSaver[Any]:

@@ -3,16 +3,36 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
 from graph.flow import Flow
-from graph.proofs import unproven
-from nodes.spec import ANSWER, END, KNOWN, ON_ERROR, UNKNOWN
+from graph.needs import needs_alone, needs_known, written_at_once
+from graph.proofs import llms_of, outputs_of, unproven
+from nodes.spec import (
+    ANSWER,
+    BEGIN,
+    END,
+    FALLBACK,
+    FINISH,
+    INDEX,
+    ITEM,
+    KINDS,
+    KNOWN,
+    ON_ERROR,
+    UNKNOWN,
+    Branch,
+    Map,
+    Stage,
+)
 
 Place = tuple[str | int, ...]
 Found = Iterator[tuple[Place, str]]
 
-RESERVED = ("fallback", "classifier", END, *ON_ERROR)
+RESERVED = (FALLBACK, "classifier", BEGIN, FINISH, END, *ON_ERROR)
 """Names of the graph's own nodes, and words of the language."""
 
 
@@ -25,8 +45,14 @@ def problems_of(flow: Flow) -> list[tuple[Place, str]]:
 
 def _kinds(flow: Flow) -> Found:
     for name, stage in flow.stages.items():
-        if bool(stage.intents) == bool(stage.agent):
-            yield ("stages", name), f"stage {name!r} needs exactly one of `intents` and `agent`"
+        if len(stage.kinds) != 1:
+            kinds = f"{', '.join(f'`{kind}`' for kind in KINDS[:-1])} and `{KINDS[-1]}`"
+            yield ("stages", name), f"stage {name!r} needs exactly one of {kinds}; it has {_listed(stage.kinds)}"
+        asked: list[tuple[tuple[str, ...], Branch | Map]]
+        asked = [(("parallel", branch), one) for branch, one in stage.parallel.items()]
+        for place, one in [*asked, *([(("map",), stage.map)] if stage.map else [])]:
+            if bool(one.agent) == bool(one.llm):
+                yield ("stages", name, *place), f"{'.'.join(place)!r} needs exactly one of `agent` and `llm`"
 
 
 def _names(flow: Flow) -> Found:
@@ -65,12 +91,27 @@ def _named(flow: Flow) -> list[tuple[Place, str]]:
     """Return every place at which the flow names an agent."""
     named: list[tuple[Place, str]] = []
     named += [(("stages", name, "agent"), stage.agent) for name, stage in flow.stages.items() if stage.agent]
-    named += [
-        (("stages", name, "intents", intent), agent)
-        for name, stage in flow.stages.items()
-        for intent, agent in stage.intents.items()
-    ]
+    for name, stage in flow.stages.items():
+        named += [(("stages", name, "intents", intent), agent) for intent, agent in stage.intents.items()]
+        named += [
+            (("stages", name, "parallel", branch, "agent"), one.agent)
+            for branch, one in stage.parallel.items()
+            if one.agent
+        ]
+        named += [(("stages", name, "map", "agent"), stage.map.agent)] if stage.map and stage.map.agent else []
+    named += [(("agents", name, "fallback"), agent.fallback) for name, agent in flow.agents.items() if agent.fallback]
     return named + ([(("fallback",), flow.fallback)] if flow.fallback else [])
+
+
+def _fallbacks(flow: Flow) -> Found:
+    for name in flow.agents:
+        seen: list[str] = [name]
+        while (after := flow.agents[seen[-1]].fallback if seen[-1] in flow.agents else None) is not None:
+            if after in seen:
+                told = " → ".join([*seen, after])
+                yield ("agents", name, "fallback"), f"the fallbacks go in a circle: {told}; let one have none"
+                break
+            seen.append(after)
 
 
 def _addresses(flow: Flow) -> Found:
@@ -147,10 +188,13 @@ def _targets(flow: Flow) -> Found:
     targets: list[tuple[Place, str]] = []
     for name, stage in flow.stages.items():
         targets += [(("stages", name, "next", number, "goto"), way.goto) for number, way in enumerate(stage.next)]
-        if stage.detour and stage.detour not in (*flow.stages, END):
+        if isinstance(stage.on_error, list):
+            places = [("stages", name, "on_error", number, "goto") for number in range(len(stage.on_error))]
+            targets += zip(places, [way.goto for way in stage.on_error], strict=True)
+        elif stage.on_error not in (None, *ON_ERROR, *flow.stages, END):
             yield (
                 ("stages", name, "on_error"),
-                f"there is no stage {stage.detour!r}; write `fail`, `continue`, or a stage's name",
+                f"there is no stage {stage.on_error!r}; write `fail`, `continue`, or a stage's name",
             )
     for place, target in targets:
         if target not in flow.stages and target != END:
@@ -176,16 +220,61 @@ def _anywhere(flow: Flow) -> Found:
 
 def _written(flow: Flow) -> Found:
     taken = {
-        **dict.fromkeys((*KNOWN, ANSWER), "is always there"),
+        **dict.fromkeys((*KNOWN, ANSWER, ITEM, INDEX), "is always there"),
         **dict.fromkeys(flow.stages, "is a stage's answer"),
     }
     for number, name in enumerate(flow.inputs):
         if name in taken:
             yield ("inputs", number), f"{name!r} {taken[name]}; choose another name"
     for stage_name, stage in flow.stages.items():
-        for field, name in stage.output.items():
+        for place, name in outputs_of(stage):
             if name in taken:
-                yield ("stages", stage_name, "output", field), f"{name!r} {taken[name]}; choose another name"
+                yield ("stages", stage_name, *place), f"{name!r} {taken[name]}; choose another name"
+
+
+def _several(flow: Flow) -> Found:
+    for name, stage in flow.stages.items():
+        if stage.several and not stage.intents:
+            yield ("stages", name, "several"), "several requests are several intents; add `intents`, or remove this"
+    if flow.restarts and flow.inputs:
+        yield ("inputs",), "a flow that restarts begins its runs with a message alone; remove `inputs` or `restarts`"
+
+
+def _schemas(flow: Flow) -> Found:
+    for name, stage in flow.stages.items():
+        for place, schema in _schemas_of(stage):
+            if wrong := _wrong_schema(schema):
+                yield ("stages", name, *place, "schema"), f"the schema is no JSON Schema: {wrong}; correct it"
+
+
+def _schemas_of(stage: Stage) -> Iterator[tuple[Place, dict[str, Any]]]:
+    if stage.ask:
+        yield ("ask",), stage.ask.schema_
+    for place, llm in llms_of(stage):
+        if llm.schema_ is not None:
+            yield place, llm.schema_
+
+
+def _wrong_schema(schema: dict[str, Any]) -> str | None:
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"{'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message[:200]}"
+    return _reference_elsewhere(schema)
+
+
+def _reference_elsewhere(value: Any) -> str | None:
+    """Find a reference to another document; nothing is ever fetched for a schema."""
+    if isinstance(value, dict):
+        for key in ("$ref", "$dynamicRef"):
+            if isinstance(value.get(key), str) and not value[key].startswith("#"):
+                return f"{key} {value[key][:100]!r} leads to another document, which is not fetched"
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for child in children if (found := _reference_elsewhere(child))), None)
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names) or "none"
 
 
 def _remedy(name: str | None, known: Iterable[str], where: str) -> str:
@@ -195,5 +284,6 @@ def _remedy(name: str | None, known: Iterable[str], where: str) -> str:
 
 _RULES = (
     *(_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts, _timeouts),
-    *(_targets, _anywhere, _written),
+    *(_targets, _anywhere, _written, _fallbacks, _several, _schemas),
+    *(needs_known, needs_alone, written_at_once),
 )

@@ -13,8 +13,12 @@ import yaml
 Place = tuple[str | int, ...]
 """Where in the document something stands: keys and indices from the top."""
 
+LARGEST = 1_000_000
+"""Characters, and bytes, that a text may have."""
+TOO_LARGE = f"more than {LARGEST:,} characters; make the flow smaller, or several flows of it"
+
 _DEEPEST = 40
-_MOST_VALUES = 50_000
+_MOST_VALUES = 20_000
 """Counted with what aliases repeat: nine lines of YAML can otherwise fill all memory."""
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
@@ -22,6 +26,7 @@ _REMEDIES = {
     "'\\t'": "indent with spaces",
     "alias": "name it with & first, or put text that begins with * in quotes",
     "another document": "keep one flow in a file",
+    "but got '?'": "put the text with the ? in quotes",
     "for merging": "<<: takes a mapping, or a list of mappings",
     "duplicate anchor": "choose another name after &",
     "the character": "remove it, or save the file as UTF-8",
@@ -59,8 +64,10 @@ def read_document(text: str) -> Document:
 
     Raises:
         Unreadable: if it is not YAML, is empty, holds a key twice, or needs what the flow language leaves out:
-            tags, keys that are no text, boundless nesting.
+            tags, keys that are no text, boundless nesting and length.
     """
+    if len(text) > LARGEST:
+        raise Unreadable((1, TOO_LARGE))
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:

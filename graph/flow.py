@@ -72,6 +72,11 @@ class Flow(Record):
         flow._digest = digest
         return flow
 
+    @property
+    def is_dag(self) -> bool:
+        """Whether `needs` alone makes the order of the stages: as soon as one of them has it, be it empty."""
+        return any("needs" in stage.model_fields_set for stage in self.stages.values())
+
     def stage_ids(self) -> dict[str, int]:
         """Return each stage's `intent_flow_id`: its own, or its place in the file."""
         return {name: stage.id or place for place, (name, stage) in enumerate(self.stages.items(), start=1)}

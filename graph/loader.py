@@ -5,18 +5,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from graph.checks import problems_of
-from graph.document import Document, Place, Unreadable, is_text, read_document
+from graph.document import LARGEST, TOO_LARGE, Document, Place, Unreadable, is_text, read_document
 from graph.flow import Flow
-from nodes.spec import Agent, Stage
+from graph.keys import known_keys, place_of
 
 _VARIABLE = re.compile(r"(\$?)\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\})?")
 """`${NAME}` or `${NAME:-default}`; a second `$` before it keeps it as it is."""
@@ -35,6 +35,12 @@ _WANTED = {
     "too_short": "name at least one",
 }
 """What to write, by the kind of pydantic's complaint, where its own words do not say so."""
+_LIMITS = {
+    "string_too_long": "has more than {max_length} characters; shorten it",
+    "too_long": "has more than {max_length} entries; remove some, or make two flows of it",
+}
+_MOST_TOLD = 50
+_LONGEST_TOLD = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +92,33 @@ def parse_flow(text: str, file: str, env: Mapping[str, str]) -> Flow:
     """Return the checked flow that `text` holds; `file` names it in errors.
 
     Raises:
-        FlowError: with every problem found.
+        FlowError: with what is wrong, the first 50 of it.
     """
     try:
         document = read_document(text)
     except Unreadable as error:
-        raise FlowError([Problem(file, line, message) for line, message in error.found]) from error
+        raise FlowError(_problems(file, error.found)) from error
     if not isinstance(document.value, dict):
         raise FlowError([Problem(file, 1, "a flow is a mapping; start with `flow: NAME`")])
     flow, found = _flow_of(document, env)
     if flow is None or found:
-        problems = [Problem(file, document.line(place), message) for place, message in found]
-        raise FlowError(sorted(problems, key=lambda problem: problem.line))
+        raise FlowError(_problems(file, [(document.line(place), message) for place, message in found]))
     return flow.with_digest(_digest(document.value))
+
+
+def _problems(file: str, found: Sequence[tuple[int, str]]) -> list[Problem]:
+    """Return what was found in the order of the file, as much of it as a person reads."""
+    problems = [Problem(file, line, _shortened(message)) for line, message in sorted(found, key=lambda one: one[0])]
+    more = problems[_MOST_TOLD:]
+    if more:
+        problems[_MOST_TOLD:] = [Problem(file, more[0].line, f"and {len(more)} more; mend these first")]
+    return problems
+
+
+def _shortened(message: str) -> str:
+    """Return a message with its middle left out if it is long: how it begins and the remedy remain."""
+    left = _LONGEST_TOLD // 2
+    return message if len(message) <= _LONGEST_TOLD else f"{message[:left]} … {message[-left:]}"
 
 
 def _flow_of(document: Document, env: Mapping[str, str]) -> tuple[Flow | None, list[tuple[Place, str]]]:
@@ -130,7 +150,11 @@ def _read(flow: str | Path) -> tuple[str, str]:
     if isinstance(flow, str) and re.fullmatch(r"[A-Za-z0-9_-]+", flow) and shipped.is_file():
         return f"{flow}.yaml", shipped.read_text(encoding="utf-8")
     try:
-        return str(flow), Path(flow).read_text(encoding="utf-8")
+        with Path(flow).open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise FlowError([Problem(str(flow), 1, TOO_LARGE)])
+        return str(flow), content.decode()
     except UnicodeDecodeError as error:
         raise FlowError([Problem(str(flow), 1, "cannot be read: it is not UTF-8; save it as UTF-8")]) from error
     except (OSError, ValueError) as error:
@@ -180,14 +204,23 @@ def _unset(name: str) -> str:
 
 def _translated(error: ValidationError) -> Iterator[tuple[Place, str]]:
     for detail in error.errors(include_url=False):
-        place: Place = tuple(part for part in detail["loc"] if part != "[key]")
-        yield place, _CREDENTIALS.sub("//…@", _explained(place, detail))
+        place = place_of(detail["loc"])
+        if not _of_another_form(place, detail):
+            yield place, _CREDENTIALS.sub("//…@", _explained(place, detail))
+
+
+def _of_another_form(place: Place, detail: Any) -> bool:
+    """Tell whether pydantic complains that a list is no name, or a name no list, where both may stand."""
+    tried = str(detail["loc"][-1])
+    if tried == "[key]" or place[-1:] == detail["loc"][-1:]:
+        return False
+    return tried.startswith("list") != isinstance(detail["input"], list)
 
 
 def _explained(place: Place, detail: Any) -> str:
     where = ".".join(map(str, place))
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(place)
+        known = known_keys(place)
         close = difflib.get_close_matches(str(place[-1]), known, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"unknown key {where!r}; {remedy}"
@@ -197,6 +230,8 @@ def _explained(place: Place, detail: Any) -> str:
         return f"{place[-1]!r} is not a name; {_WANTED['string_pattern_mismatch']}"
     if detail["type"] in _WANTED:
         return f"{where!r} cannot be {_shown(detail['input'])}; {_WANTED[detail['type']]}"
+    if detail["type"] in _LIMITS:
+        return f"{where!r} {_LIMITS[detail['type']].format(**detail['ctx'])}"
     message = detail["msg"].removeprefix("Value error, ")
     remedy = "" if message.startswith("Input should") or ";" in message else "; correct it"
     return f"{where!r}: {message}{remedy}"
@@ -205,11 +240,3 @@ def _explained(place: Place, detail: Any) -> str:
 def _shown(value: Any) -> str:
     kinds = {dict: "a mapping" if value else "empty", list: "a list", type(None): "empty", bool: str(value).lower()}
     return kinds.get(type(value)) or repr(value if len(str(value)) <= 60 else f"{str(value)[:60]}…")
-
-
-def _known_keys(place: Place) -> list[str]:
-    model: type[BaseModel] = Flow
-    if len(place) > 2:
-        inner: dict[str, type[BaseModel]] = {"agents": Agent, "stages": Stage}
-        model = inner.get(str(place[0]), Flow)
-    return list(model.model_fields)

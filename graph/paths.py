@@ -32,8 +32,16 @@ class Paths:
         return next(iter(self.flow.stages))
 
     @cached_property
+    def firsts(self) -> list[str]:
+        """Where a run begins: with `needs`, at every stage that needs none."""
+        roots = [name for name, stage in self.flow.stages.items() if not stage.needs]
+        return roots if self.flow.is_dag else [self.first]
+
+    @cached_property
     def steps(self) -> Mapping[str, list[Step]]:
         """The steps from each stage."""
+        if self.flow.is_dag:
+            return self._by_needs()
         names = [*self.flow.stages, END]
         found: dict[str, list[Step]] = {}
         for name, following in pairwise(names):
@@ -44,11 +52,20 @@ class Paths:
             steps = [Step(name, goto, True) for goto in ways]
             if stage.when is not None or stage.on_error == "continue":
                 steps += [Step(name, goto, False) for goto in ways]
-            if stage.detour:
-                steps.append(Step(name, stage.detour, False))
+            steps += [Step(name, way.goto, False) for way in stage.detours]
             steps += [Step(name, target, False) for target in self.flow.anywhere.values() if target != name]
             found[name] = list(dict.fromkeys(steps))
         return found
+
+    def _by_needs(self) -> Mapping[str, list[Step]]:
+        """Return the steps that `needs` makes; what ends is what no other stage needs."""
+        found: dict[str, list[Step]] = {name: [] for name in self.flow.stages}
+        for name, stage in self.flow.stages.items():
+            for source in stage.needs:
+                before = self.flow.stages[source]
+                sure = before.when is None and before.on_error != "continue"
+                found[source].append(Step(source, name, sure))
+        return {name: steps or [Step(name, END, True)] for name, steps in found.items()}
 
     def reachable(self, *, but: Container[Step] = ()) -> set[str]:
         """Return the stages (and perhaps `end`) that a run may come to without the steps of `but`."""
@@ -77,8 +94,8 @@ class Paths:
 
     def _reached_by(self, but: Container[Step]) -> dict[str, str | None]:
         """Return every stage a run may come to, each with the one before it on a shortest way."""
-        reached: dict[str, str | None] = {self.first: None}
-        waiting = deque([self.first])
+        reached: dict[str, str | None] = dict.fromkeys(self.firsts)
+        waiting = deque(self.firsts)
         while waiting:
             for step in self.steps.get(waiting.popleft(), ()):
                 if step.target not in reached and step not in but:

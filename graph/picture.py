@@ -3,20 +3,24 @@
 from collections.abc import Mapping, Sequence
 
 from graph.canvas import Canvas, Style, text_width, wrapped
-from graph.drawing import Drawing, Edge, Kind, Node
+from graph.drawing import BADGES, Drawing, Edge, Kind, Node
 from graph.layers import Box, Layout, Link, Point, Size, arrange
 
-_INK, _SOFT, _PALE, _ALERT = "#0f172a", "#475569", "#cbd5e1", "#c2410c"
+_INK, _SOFT, _PALE = "#0f172a", "#475569", "#cbd5e1"
+_MARKED: dict[Kind, str] = {"write": "#c2410c", "model": "#6d28d9", "person": "#15803d"}
+"""The colours of the kinds that have a badge."""
 _STYLES: dict[Kind, Style] = {
     "start": Style(fill=_INK, edge=_INK, round=17),
     "end": Style(fill=_INK, edge=_INK, round=17),
     "stage": Style(fill="#ffffff", edge="#94a3b8"),
-    "write": Style(fill="#fff7ed", edge=_ALERT, line=2.5),
+    "write": Style(fill="#fff7ed", edge=_MARKED["write"], line=2.5),
+    "model": Style(fill="#f5f3ff", edge=_MARKED["model"]),
+    "person": Style(fill="#f0fdf4", edge=_MARKED["person"]),
     "aside": Style(fill="#f1f5f9", edge="#94a3b8", dashed=True),
 }
 _HEADING, _WORDS, _SMALL = 17.0, 13.0, 12.0
 _MARGIN, _PAD, _ROW, _LINE = 32.0, 16.0, 21.0, 17.0
-_BADGE, _BADGE_HEIGHT = "effect: write", 20.0
+_BADGE_HEIGHT = 20.0
 _NUMBER = 24.0
 _COLUMN = 44.0
 """Space between what may come and who answers it."""
@@ -25,6 +29,11 @@ _ASIDE = 96.0
 """Space between the layers and what stands beside them."""
 _LABEL = 42
 """Longest label of an edge, in letters."""
+_STACK = 6.0
+"""How far the boxes of a stack stand out behind one another."""
+_FORK = 22.0
+"""Space above and below branches, for the lines that lead to them and from them."""
+_CARDS_IN_A_ROW = 5
 
 
 def paint(drawing: Drawing) -> bytes:
@@ -55,11 +64,43 @@ def _size(node: Node) -> Size:
         return text_width(node.title, _WORDS) + 44, 34
     what, who = _columns(node)
     heading = text_width(node.title, _HEADING) + (_number_width(node) + 10 if node.number is not None else 0)
-    badge = text_width(_BADGE, _SMALL) + 36 if node.kind == "write" else 0
-    about = wrapped(node.about, _SMALL, _ABOUT_WIDTH)
+    badge = text_width(BADGES[node.kind], _SMALL) + 36 if _badge_on(node) else 0
     least = _NARROWEST if node.number is not None else 0.0
-    width = max(least, heading + badge, what + _COLUMN + who, *(text_width(line, _SMALL) for line in about))
-    return width + 2 * _PAD, _rows_top(about) + _ROW * len(node.rows) + _PAD - 4
+    across, down = _cards_size(node)
+    lines = max((text_width(line, _SMALL) for line in [*_about(node), *node.notes]), default=0.0)
+    width = max(least, heading + badge, what + _COLUMN + who if node.rows else 0, across, lines)
+    deep = 2 * _STACK if node.stacked else 0.0
+    return width + 2 * _PAD + deep, _rows_top(node) + _below(node) + down + _PAD - 4 + deep
+
+
+def _below(node: Node) -> float:
+    """Return how much room a box's rows and notes take."""
+    return _ROW * len(node.rows) + _LINE * len(node.notes) + (4 if node.rows and node.notes else 0)
+
+
+def _badge_on(node: Node) -> bool:
+    return node.kind in BADGES and node.number is not None
+
+
+def _about(node: Node) -> list[str]:
+    return wrapped(node.about, _SMALL, _ABOUT_WIDTH)
+
+
+def _rows_of_cards(node: Node) -> list[list[tuple[Node, Size]]]:
+    """Return the branches as they stand, row by row, each as large as the largest."""
+    sizes = [_size(branch) for branch in node.inner]
+    largest = max((width for width, _ in sizes), default=0.0), max((height for _, height in sizes), default=0.0)
+    cards = [(branch, largest) for branch in node.inner]
+    return [cards[start : start + _CARDS_IN_A_ROW] for start in range(0, len(cards), _CARDS_IN_A_ROW)]
+
+
+def _cards_size(node: Node) -> Size:
+    """Return the room that branches take, fork and join included."""
+    rows = _rows_of_cards(node)
+    if not rows:
+        return 0.0, 0.0
+    width, height = rows[0][0][1]
+    return len(rows[0]) * (width + _PAD) - _PAD, len(rows) * (height + _PAD) - _PAD + 2 * _FORK
 
 
 def _number_width(node: Node) -> float:
@@ -68,13 +109,12 @@ def _number_width(node: Node) -> float:
 
 def _columns(node: Node) -> Size:
     """Return the widths of what may come and of who answers it."""
-    return max(text_width(what, _WORDS) for what, _ in node.rows), max(
-        text_width(who, _WORDS) for _, who in node.rows
-    )
+    what = max((text_width(what, _WORDS) for what, _ in node.rows), default=0.0)
+    return what, max((text_width(who, _WORDS) for _, who in node.rows), default=0.0)
 
 
-def _rows_top(about: Sequence[str]) -> float:
-    return _PAD + _NUMBER + 4 + _LINE * len(about) + 14
+def _rows_top(node: Node) -> float:
+    return _PAD + _NUMBER + 4 + _LINE * len(_about(node)) + 14
 
 
 def _label(edge: Edge) -> str:
@@ -115,36 +155,75 @@ def _write_label(canvas: Canvas, edge: Edge, place: Box | None) -> None:
 
 
 def _node(canvas: Canvas, node: Node, box: Box) -> None:
-    canvas.box(box, _STYLES[node.kind])
+    box = _painted(canvas, node, box)
     if node.kind in ("start", "end"):
         canvas.words(node.title, _WORDS, "#ffffff", (box.x, box.y), "mm")
         return
-    height = _size(node)[1]
-    left, top = box.left + _PAD, box.y - height / 2
+    left, top = box.left + _PAD, max(box.top, box.y - _size(node)[1] / 2)
     _heading(canvas, node, box, top + _PAD + _NUMBER / 2)
-    about = wrapped(node.about, _SMALL, _ABOUT_WIDTH)
-    for place, line in enumerate(about):
+    for place, line in enumerate(_about(node)):
         canvas.words(line, _SMALL, _SOFT, (left, top + _PAD + _NUMBER + 6 + _LINE * (place + 0.5)), "lm")
-    first = top + _rows_top(about)
+    first = top + _rows_top(node)
     canvas.rule((left, first - 5), (box.right - _PAD, first - 5), _PALE)
     for place, row in enumerate(node.rows):
         _row(canvas, node, row, (left, first + 2 + _ROW * (place + 0.5)))
+    lowest = first + _below(node)
+    for place, note in enumerate(reversed(node.notes)):
+        canvas.words(note, _SMALL, _SOFT, (left, lowest - _LINE * (place + 0.5)), "lm")
+    _cards(canvas, node, box.x, lowest)
+
+
+def _painted(canvas: Canvas, node: Node, place: Box) -> Box:
+    """Paint a node's box, or boxes behind one another, in its place; return the box that is written on."""
+    style = _STYLES[node.kind]
+    deep = 2 * _STACK if node.stacked else 0.0
+    box = Box(place.x - deep / 2, place.y + deep / 2, place.width - deep, place.height - deep)
+    for back in (2, 1) if node.stacked else ():
+        canvas.box(Box(box.x + back * _STACK, box.y - back * _STACK, box.width, box.height), style)
+    canvas.box(box, style)
+    return box
+
+
+def _cards(canvas: Canvas, node: Node, middle: float, top: float) -> None:
+    """Paint the branches below `top`, where they fit in one row between lines that fork to them and join them."""
+    rows = _rows_of_cards(node)
+    for number, cards in enumerate(rows):
+        width, height = cards[0][1]
+        left = middle - (len(cards) * (width + _PAD) - _PAD) / 2
+        upper = top + _FORK + number * (height + _PAD)
+        boxes = [
+            Box(left + place * (width + _PAD) + width / 2, upper + height / 2, width, height)
+            for place in range(len(cards))
+        ]
+        if len(rows) == 1:
+            _fork_and_join(canvas, boxes)
+        for (branch, _), box in zip(cards, boxes, strict=True):
+            _node(canvas, branch, box)
+
+
+def _fork_and_join(canvas: Canvas, boxes: Sequence[Box]) -> None:
+    above, below = boxes[0].top - _FORK + 6, boxes[0].bottom + _FORK - 8
+    for level in (above, below):
+        canvas.rule((boxes[0].x, level), (boxes[-1].x, level), _SOFT)
+    for box in boxes:
+        canvas.arrow([(box.x, above), (box.x, box.top)], _SOFT, head=6)
+        canvas.rule((box.x, box.bottom), (box.x, below), _SOFT)
 
 
 def _heading(canvas: Canvas, node: Node, box: Box, middle: float) -> None:
     left = box.left + _PAD
-    colour = _ALERT if node.kind == "write" else _INK
+    colour = _MARKED.get(node.kind, _INK)
     if node.number is not None:
         width = _number_width(node)
         canvas.box(Box(left + width / 2, middle, width, _NUMBER), Style(fill=colour, edge=colour, round=_NUMBER / 2))
         canvas.words(str(node.number), _WORDS, "#ffffff", (left + width / 2, middle), "mm")
         left += width + 10
     canvas.words(node.title, _HEADING, _INK, (left, middle), "lm")
-    if node.kind == "write":
-        width = text_width(_BADGE, _SMALL) + 16
+    if _badge_on(node):
+        width = text_width(BADGES[node.kind], _SMALL) + 16
         badge = Box(box.right - _PAD - width / 2, middle, width, _BADGE_HEIGHT)
-        canvas.box(badge, Style(fill=_ALERT, edge=_ALERT, round=_BADGE_HEIGHT / 2))
-        canvas.words(_BADGE, _SMALL, "#ffffff", (badge.x, badge.y), "mm")
+        canvas.box(badge, Style(fill=colour, edge=colour, round=_BADGE_HEIGHT / 2))
+        canvas.words(BADGES[node.kind], _SMALL, "#ffffff", (badge.x, badge.y), "mm")
 
 
 def _row(canvas: Canvas, node: Node, row: tuple[str, str], at: Point) -> None:

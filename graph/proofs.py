@@ -5,9 +5,10 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 
 from graph.flow import Flow
+from graph.needs import before_each, open_gate
 from graph.paths import Paths
-from nodes.conditions import names_in
-from nodes.spec import ANSWER, END, KNOWN, Stage
+from nodes.conditions import holes_in, names_in
+from nodes.spec import ANSWER, END, INDEX, ITEM, KNOWN, Llm, Stage
 
 Place = tuple[str | int, ...]
 Found = Iterator[tuple[Place, str]]
@@ -24,7 +25,8 @@ def unproven(flow: Flow) -> list[tuple[Place, str]]:
 
 def _reached(flow: Flow, paths: Paths) -> Found:
     reached = paths.reachable()
-    for name in (paths.first, *flow.anywhere.values()):
+    entered = () if flow.is_dag else (paths.first, *flow.anywhere.values())
+    for name in entered:
         if flow.stages[name].when is not None:
             yield (
                 ("stages", name, "when"),
@@ -51,9 +53,16 @@ def _left(flow: Flow, paths: Paths) -> Found:
 
 
 def _bounded(flow: Flow, paths: Paths) -> Found:
+    if flow.is_dag:
+        return
     if flow.waits_for == "caller":
         return  # whoever calls decides how often
-    bounded = {(name, way.goto) for name, stage in flow.stages.items() for way in stage.next if way.at_most}
+    bounded = {
+        (name, way.goto)
+        for name, stage in flow.stages.items()
+        for way in (*stage.next, *stage.detours)
+        if way.at_most
+    }
     unbounded = (
         step for steps in paths.steps.values() for step in steps if (step.source, step.target) not in bounded
     )
@@ -67,7 +76,8 @@ def _named(flow: Flow, paths: Paths) -> Found:
     before = _written_before(flow, paths)
     for place, name, text in _reads(flow):
         stage = str(place[1])
-        own = {stage, *flow.stages[stage].output.values()} if ANSWER in _readable(place) else set()
+        own = {stage, *(wrote for _, wrote in outputs_of(flow.stages[stage]))}
+        own = own if ANSWER in _readable(place) else set()
         if name not in written | KNOWN | _readable(place):
             yield place, f"{text!r} reads {name!r}, which nothing writes; {_remedy(name, written | KNOWN)}"
         elif name in written and name not in before.get(stage, set()) | own:
@@ -76,7 +86,7 @@ def _named(flow: Flow, paths: Paths) -> Found:
 
 def names_of(flow: Flow) -> frozenset[str]:
     """Return every name that a run may know something by: inputs, outputs, and stages by their answers."""
-    outputs = (name for stage in flow.stages.values() for name in stage.output.values())
+    outputs = (name for stage in flow.stages.values() for _, name in outputs_of(stage))
     return frozenset([*flow.inputs, *flow.stages, *outputs])
 
 
@@ -87,7 +97,12 @@ def reads_of(flow: Flow) -> frozenset[str]:
 
 def _written_before(flow: Flow, paths: Paths) -> Mapping[str, set[str]]:
     """Return what may have been written when a run comes to each stage."""
-    writes = {name: {name, *stage.output.values()} for name, stage in flow.stages.items()}
+    writes = {name: {name, *(wrote for _, wrote in outputs_of(stage))} for name, stage in flow.stages.items()}
+    if flow.is_dag:
+        return {
+            name: set(flow.inputs).union(*(writes[other] for other in before))
+            for name, before in before_each(flow).items()
+        }
     before: dict[str, set[str]] = {paths.first: set(flow.inputs)}
     waiting = [paths.first]
     while waiting:
@@ -113,7 +128,20 @@ def expressions_of(stage: Stage) -> Iterator[tuple[Place, str]]:
     if stage.when is not None:
         yield ("when",), stage.when
     for name, text in stage.input.items():
-        yield ("input", name), text
+        yield (*(("map",) if stage.map else ()), "input", name), text
+    for branch, one in stage.parallel.items():
+        for name, text in one.input.items():
+            yield ("parallel", branch, "input", name), text
+    if stage.map:
+        yield ("map", "over"), stage.map.over
+    for place, llm in llms_of(stage):
+        for text in llm.holes():
+            yield (*place, "prompt"), text
+    for text in holes_in(stage.ask.question) if stage.ask else ():
+        yield ("ask", "question"), text
+    for number, way in enumerate(stage.on_error if isinstance(stage.on_error, list) else ()):
+        if way.when is not None:
+            yield ("on_error", number, "when"), way.when
     if stage.repeat is not None:
         yield ("repeat", "until"), stage.repeat.until
     for number, way in enumerate(stage.next):
@@ -121,13 +149,39 @@ def expressions_of(stage: Stage) -> Iterator[tuple[Place, str]]:
             yield ("next", number, "when"), way.when
 
 
+def outputs_of(stage: Stage) -> Iterator[tuple[Place, str]]:
+    """Yield every name that a stage writes, with its place there."""
+    for field, name in stage.output.items():
+        yield ("output", field), name
+    for branch, one in stage.parallel.items():
+        for field, name in one.output.items():
+            yield ("parallel", branch, "output", field), name
+
+
+def llms_of(stage: Stage) -> Iterator[tuple[Place, Llm]]:
+    """Yield every question of a stage to a model, with its place there."""
+    if stage.llm:
+        yield ("llm",), stage.llm
+    if stage.map and stage.map.llm:
+        yield ("map", "llm"), stage.map.llm
+    for branch, one in stage.parallel.items():
+        if one.llm:
+            yield ("parallel", branch, "llm"), one.llm
+
+
 def _readable(place: Place) -> set[str]:
-    """Return what only some expressions may read: the answer, once there is one."""
-    return {ANSWER} if place[2] in ("next", "repeat") else set()
+    """Return what only some expressions may read: the answer, once there is one, and the item at hand."""
+    if place[2] in ("next", "repeat", "on_error"):
+        return {ANSWER}
+    return {ITEM, INDEX} if place[2] == "map" and place[3] != "over" else set()
 
 
 def _gated(flow: Flow, paths: Paths) -> Found:
     for number, gate in enumerate(flow.gates):
+        if flow.is_dag:
+            if wrong := open_gate(flow, gate):
+                yield ("gates", number), wrong
+            continue
         answered = {step for step in paths.steps[gate.after] if step.completes}
         way = paths.path_to(gate.stage, but=answered)
         if way is not None:

@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from graph.flow import Flow
-from nodes.learning import FALLBACK
+from nodes.ordering import ready
 from nodes.runs import has_ended
 from nodes.runs import next_run as next_run
-from nodes.spec import UNKNOWN, Place, Stage
+from nodes.spec import BEGIN, FALLBACK, FINISH, UNKNOWN, Place, Stage
 from nodes.state import CallState
 
 CLASSIFIER = "classifier"
@@ -76,14 +76,15 @@ def routes_of(flow: Flow) -> Routes:
     names = list(flow.stages)
     following = dict(zip(names, [*names[1:], None], strict=True))
     places = {}
-    for name, stage in flow.stages.items():
+    for order, (name, stage) in enumerate(flow.stages.items()):
         after = following[name]
-        places[name] = Place(name, ids[name], stage, after, ids[after] if after else None)
+        leads_to = tuple(other for other in names if name in flow.stages[other].needs)
+        places[name] = Place(name, ids[name], stage, after, ids[after] if after else None, order, leads_to)
     return Routes(flow, places)
 
 
-def decide(routes: Routes, state: CallState | Mapping[str, Any], intent: str | None) -> str:
-    """Return the node that this turn goes to.
+def decide(routes: Routes, state: CallState | Mapping[str, Any], intent: str | None) -> str | list[str]:
+    """Return the node, or the nodes, that this turn goes to.
 
     Raises:
         Refused: if the call is over, its stage is gone, or the intent is known but not legal there.
@@ -93,9 +94,11 @@ def decide(routes: Routes, state: CallState | Mapping[str, Any], intent: str | N
     place = routes.place_of(state)
     if place is None:
         raise _flow_changed(routes, state)
+    if routes.flow.is_dag:
+        return (ready(routes.places, state) or FINISH) if state.get("stage") else BEGIN
     if intent in routes.flow.anywhere:
         return routes.flow.anywhere[intent]
-    if place.stage.agent:
+    if not place.stage.intents:
         return place.name
     if intent is None:
         return CLASSIFIER

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from nodes.jobs import Job
 from nodes.ports import AgentCaller, AgentRequest, TaskState
 from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN, FlowFacts
@@ -30,6 +31,8 @@ class OpenTask:
     """What the call remembers of it, should the agent not confirm."""
     writes: bool
     """Whether it moves money or changes records."""
+    talk: str = ""
+    """By which the call knows the talk with the agent."""
     now: TaskState | None = None
     """The state it is in since the agent was told; None if the agent said nothing."""
 
@@ -66,34 +69,40 @@ class Canceled(AgentError):
         return bool(self.tasks) and all(task.now == "canceled" for task in self.tasks)
 
 
-def open_tasks(facts: FlowFacts, state: CallState, where: str, asked: AgentRequest | None) -> list[OpenTask]:
-    """Return what agents may still have at work for the call.
+def open_tasks(facts: FlowFacts, state: CallState, job: Job, asked: AgentRequest | None) -> list[OpenTask]:
+    """Return what agents may still have at work for the call; where several are asked at once, for this job.
 
     Args:
         facts: the flow.
         state: the call.
-        where: the stage at work, or the fallback.
+        job: what is asked.
         asked: what its agent was asked, with the task's id if that is known; None if nobody was.
     """
-    known = {agent: task for agent, task in state.get("remote_tasks", {}).items() if agent in facts.agents}
-    at_work = [_at_work(facts, state, where, asked)] if asked else []
+    at_work = [_at_work(state, job, asked)] if asked else []
+    here = {task.talk for task in at_work}
     return at_work + [
-        _left_open(facts, agent, task)
-        for agent, task in known.items()
-        if (task.get("task_id") or task.get("unanswered")) and not (asked and agent == asked.agent)
+        _left_open(facts, talk, task)
+        for talk, task in state.get("remote_tasks", {}).items()
+        if (task.get("task_id") or task.get("unanswered"))
+        and task.get("agent", talk) in facts.agents
+        and talk not in here
+        and (job.alone or task.get("stage") == job.where)
     ]
 
 
-def _at_work(facts: FlowFacts, state: CallState, where: str, asked: AgentRequest) -> OpenTask:
-    entry: RemoteTask = {"context_id": asked.context_id, "stage": where, "intent": wanted(state) or UNKNOWN}
+def _at_work(state: CallState, job: Job, asked: AgentRequest) -> OpenTask:
+    entry: RemoteTask = {"context_id": asked.context_id, "stage": job.where, "intent": wanted(state) or UNKNOWN}
     entry["unanswered"] = asked.message_id
     if asked.task_id:
         entry["task_id"], entry["works"] = asked.task_id, True
-    return OpenTask(asked, entry, _writes(facts, where))
+    if not job.alone:
+        entry["agent"] = asked.agent
+    return OpenTask(asked, entry, job.effect == "write", job.talk_with(asked.agent))
 
 
-def _left_open(facts: FlowFacts, agent: str, task: RemoteTask) -> OpenTask:
+def _left_open(facts: FlowFacts, talk: str, task: RemoteTask) -> OpenTask:
     """Return what an earlier turn left open."""
+    agent = task.get("agent", talk)
     request = AgentRequest(
         agent=agent,
         url=facts.agents[agent].url,
@@ -103,11 +112,12 @@ def _left_open(facts: FlowFacts, agent: str, task: RemoteTask) -> OpenTask:
         task_id=task.get("task_id"),
         timeout=CANCEL_TIMEOUT,
     )
-    return OpenTask(request, task, "unanswered" in task or _writes(facts, task.get("stage", "")))
+    return OpenTask(request, task, "unanswered" in task or _writes(facts, task.get("stage", "")), talk)
 
 
 def _writes(facts: FlowFacts, where: str) -> bool:
-    return where in facts.places and facts.places[where].stage.effect == "write"
+    stage = where.partition("/")[0]
+    return stage in facts.places and facts.places[stage].stage.effect == "write"
 
 
 async def unless(cancel: asyncio.Event | None, work: Coroutine[Any, Any, Answer]) -> Answer | None:

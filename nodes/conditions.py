@@ -4,6 +4,7 @@ https://github.com/google/cel-spec has the language. Nothing in one can call Pyt
 the values it is given.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,8 +13,7 @@ from typing import Annotated, Any
 import cel
 from pydantic import AfterValidator, Field
 
-LONGEST = 2_000
-"""Characters that a condition may have."""
+from nodes.costs import LONGEST, check_cost, check_size, check_work, shape_of
 
 _TRUE_OR_FALSE = {
     *("_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_", "_&&_", "_||_", "!_", "@in", "@not_strictly_false"),
@@ -27,6 +27,7 @@ _OTHERS = {
     *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
 }
 _FUNCTIONS = _TRUE_OR_FALSE | _ANYTHING | _OTHERS
+_HOLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _PLACE = re.compile(r"<input>:1:(\d+): (?:Syntax error: )?(.*)")
 _UNDEFINED = re.compile(r"Undefined variable or function: '(.*?)'")
 
@@ -53,10 +54,13 @@ def check_condition(text: str) -> str:
 
 
 def check_expression(text: str) -> str:
-    """Return the text if it is an expression; raises `ValueError` if it does not compile."""
+    """Return the text if it is an expression; raises `ValueError` if it does not compile, or may cost too much."""
+    check_size(text)
     unknown = sorted(set(_compiled(text).functions()) - _FUNCTIONS)
     if unknown:
         raise ValueError(f"{text!r} calls {unknown[0]!r}, which CEL does not have")
+    check_cost(text)
+    _check_patterns(text)
     return text
 
 
@@ -77,15 +81,56 @@ def holds(text: str, known: Mapping[str, Any]) -> bool:
 def value_of(text: str, known: Mapping[str, Any]) -> Any:
     """Return what an expression is worth, JSON-native; raises `ExpressionFailed`."""
     try:
+        check_work(text, known)
         return _compiled(text).execute(dict(known))
     except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise ExpressionFailed(f"{text!r} cannot be worked out: {_why(error)}") from error
+
+
+def check_template(text: str) -> str:
+    """Return the text if every `{{ … }}` in it holds an expression; raises `ValueError` if one does not."""
+    if "{{" in text.rpartition("}}")[2]:
+        raise ValueError("a `{{` is not closed; close it with `}}`")
+    for hole in holes_in(text):
+        check_expression(hole)
+    return text
+
+
+def holes_in(text: str) -> list[str]:
+    """Return the expressions in a template's `{{ … }}`."""
+    return [hole.strip() for hole in _HOLE.findall(text)]
+
+
+def filled(text: str, known: Mapping[str, Any]) -> str:
+    """Return a template with its expressions worked out: texts as they are, null as nothing, the rest as JSON.
+
+    Raises:
+        ExpressionFailed: if one cannot be worked out.
+    """
+    return _HOLE.sub(lambda hole: _told(value_of(hole[1].strip(), known)), text)
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 Condition = Annotated[str, Field(max_length=LONGEST), AfterValidator(check_condition)]
 """A condition as a flow's file writes it."""
 Expression = Annotated[str, Field(max_length=LONGEST), AfterValidator(check_expression)]
 """An expression as a flow's file writes it."""
+Template = Annotated[str, Field(max_length=20_000), AfterValidator(check_template)]
+"""A text with expressions in it, as a flow's file writes it."""
+
+
+def _check_patterns(text: str) -> None:
+    for pattern in shape_of(text).patterns:
+        try:
+            cel.compile(f"''.matches({pattern})").execute({})
+        except RuntimeError as error:
+            why = str(error).partition("\nerror: ")[2].partition(". Check ")[0] or "it is too large"
+            raise ValueError(f"the pattern {pattern} in {text!r} cannot be read: {why}; correct it") from error
 
 
 @lru_cache(maxsize=10_000)
@@ -101,6 +146,8 @@ def _compiled(text: str) -> cel.Program:
 def _plain(complaint: str) -> str:
     if "<EOF>' expecting" in complaint:
         return "it breaks off"
+    if "Recursion limit" in complaint:
+        return "it is nested too deep"
     return complaint.partition(" expecting ")[0]
 
 

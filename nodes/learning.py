@@ -1,280 +1,247 @@
-"""What comes of asking an agent: the update that an outcome makes to the call. Pure."""
+"""What comes of asking: the update that an outcome makes to the call. Pure.
 
+A stage that is asked alone moves the call. Where several are asked at once, each writes only what has a reducer: a
+branch its answer, a stage of a flow with `needs` that it is done with.
+"""
+
+import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
-from nodes.canceling import Canceled, OpenTask
-from nodes.moving import CannotGoOn, Move, moved
+from nodes.canceling import Canceled
+from nodes.conditions import ExpressionFailed
+from nodes.jobs import Job
+from nodes.moving import Move, kept_of, moved
 from nodes.onward import Onward
-from nodes.parts import Folded, unfold
-from nodes.ports import AgentRequest, FilePart, Reply
-from nodes.remote.errors import AgentError, TimedOut
-from nodes.spec import UNKNOWN, FlowFacts, Place, public_url
-from nodes.state import CallState, Ended, IntentSource, RemoteTask, Step, Summary, wanted
+from nodes.outcome import Outcome, now
+from nodes.ports import AgentRequest
+from nodes.requested import requests_after
+from nodes.runs import begins_run
+from nodes.spec import FINISH, FlowFacts, Place
+from nodes.state import CARRIED, CallState, Done, Ended, Step, Summary, kept, united, whole
+from nodes.steps import response_text, step_of
+from nodes.talks import talks_after
 
-_WAITS = ("input-required", "auth-required")
-_FAILED = ("failed", "rejected", "canceled")
-FALLBACK = "fallback"
-"""Where the fallback's tasks were begun; no stage has this name."""
 _KEPT = (
-    *("call_identify_id", "account_id", "eci", "flow", "incarnation", "created_at"),
+    *("call_identify_id", "account_id", "eci", "flow", "flow_digest", "incarnation", "created_at"),
     *("run", "run_after", "run_began_at"),
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of asking: a reply, or the error in its place."""
-
-    reply: Reply | None
-    error: AgentError | None
-    started: str
-    duration_ms: float
-    so_far: Folded | None = None
-    """What the agent had handed over before the error."""
-
-
-def learn(
-    facts: FlowFacts, state: CallState, place: Place, where: str, request: AgentRequest, outcome: Outcome
-) -> dict[str, Any]:
-    """Return the update that the outcome makes to the call; the fallback (`where`) never advances it."""
-    move = _move(facts, state, place, where, outcome)
+def learn(facts: FlowFacts, state: CallState, job: Job, request: AgentRequest, outcome: Outcome) -> dict[str, Any]:
+    """Return the update that the outcome of a whole stage, or of the fallback, makes to the call."""
+    move = _move(facts, state, job, outcome)
+    if facts.dag:
+        return _learn_at_once(facts, state, job, request, outcome, move)
     onward = move.onward
-    ended = _ended(place, where, outcome, onward)
-    step = _step(facts, state, place, request, outcome, move, ended)
-    answered = onward is not None and not onward.repeats and _succeeded(outcome)
-    update: dict[str, Any] = {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
+    ended = _ended(job, outcome, onward)
+    where_to = (onward or Onward(job.place.name)).stage
+    next_id = facts.places[where_to].id if where_to else None
+    state = {**state, "requests": requests_after(state, job)}
+    step = step_of(state, job, request, outcome, move, next_flow_id=next_id, ended=ended)
+    if state["requests"]:
+        step["requests"] = [one["intent"] for one in state["requests"]]
+    answered = onward is not None and not onward.repeats and outcome.succeeded
+    update = {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
     update |= {
-        "stage": (onward.stage if onward else None) or place.name,
-        "current_flow_id": step["next_flow_id"] or place.id,
-        "completed_flows": list(
-            dict.fromkeys([*state.get("completed_flows", []), *([place.id] if answered else [])])
-        ),
+        "stage": where_to or job.place.name,
+        "current_flow_id": next_id or job.place.id,
+        "completed_flows": [job.place.id] if answered else [],
         "is_complete": step["is_complete"],
         "ended": ended,
         "session_summary": None,
-        "step_count": step["number"],
-        "remote_tasks": _remote_tasks(state, place, where, request, outcome),
-        "updated_at": now(),
-        "steps": [step],
-        **_counted(state, move),
+        "requests": state["requests"],
+        **_counted(state, job, move),
+        **_told(state, job, request, outcome, step),
     }
-    if where != FALLBACK and outcome.reply is not None:
+    if move.news:
+        update["context"] = dict(move.news)
+    if not job.is_fallback and outcome.reply is not None:
         update["last_agent"] = request.agent
     if ended == "completed":
-        update["session_summary"] = _summary(update)
+        update["session_summary"] = summary_of(state, update, step["number"])
+    if begins_run(state):
+        update |= _anew(update, state)
     if state.get("messages"):
         spoken = response_text(step["response_data"])
         update["messages"] = [*state["messages"], {"role": "assistant", "content": spoken}]
+    goes_to = [onward.stage] if onward and onward.stage else []
+    return update if facts.waits else {**carried(state), **update, "goes_to": goes_to}
+
+
+def learn_branch(
+    facts: FlowFacts, state: CallState, job: Job, request: AgentRequest, outcome: Outcome
+) -> dict[str, Any]:
+    """Return the update that the outcome of one of several makes, of which the stage then takes stock."""
+    move, answer = Move(), outcome.answer()
+    try:
+        move = replace(move, news=kept_of(job.output, answer) if outcome.succeeded and not outcome.waits else {})
+    except ExpressionFailed as failure:
+        move = replace(move, wrong=str(failure))
+        answer |= {"status": "error", "error": {"type": "expression_failed", "message": str(failure)}}
+    if isinstance(outcome.error, Canceled):
+        answer["canceled"] = True
+    step = step_of(state, job, request, outcome, move, next_flow_id=job.place.id, ended=None)
+    return {
+        **carried(state, intent=True),
+        "branches": {job.where: answer},
+        "context": dict(move.news),
+        **_told(state, job, request, outcome, step),
+    }
+
+
+def opened(facts: FlowFacts, state: CallState) -> CallState:
+    """Fill in what a call has from its first turn on."""
+    begun: CallState = {
+        "call_identify_id": "",
+        "account_id": "",
+        "eci": "",
+        "incarnation": uuid.uuid4().hex,
+        "created_at": now(),
+        "flow": facts.name,
+        "flow_digest": facts.digest,
+        "stage": facts.first.name,
+        "current_flow_id": facts.first.id,
+        "run": 1,
+    }
+    begun.update(state)
+    return begun
+
+
+def begun(place: Place, state: CallState) -> dict[str, Any]:
+    """Return what a stage writes before anybody has answered there."""
+    update: dict[str, Any] = {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
+    update |= {"stage": place.name, "current_flow_id": place.id, "is_complete": False, "ended": None}
+    if begins_run(state):
+        update |= _anew(update, state)
     return update
 
 
-def _move(facts: FlowFacts, state: CallState, place: Place, where: str, outcome: Outcome) -> Move:
-    waits = outcome.reply is not None and outcome.reply.task_state in _WAITS
-    if where == FALLBACK or waits or isinstance(outcome.error, Canceled):
-        return Move(None, state.get("context", {}))
-    return moved(facts, state, place, outcome.reply, outcome.error)
+def carried(state: CallState, *, intent: bool = False) -> dict[str, Any]:
+    """Return what the next node of the same turn still has to know of it; the intent only within a stage."""
+    keys = (*CARRIED, *(("intent", "intent_source") if intent else ()))
+    return {key: state[key] for key in keys if key in state}  # type: ignore[literal-required]
 
 
-def _counted(state: CallState, move: Move) -> dict[str, Any]:
-    """Return what the run has counted and kept, where the flow counts or keeps anything."""
-    update: dict[str, Any] = {}
-    if move.context != state.get("context", {}):
-        update["context"] = dict(move.context)
-    if move.onward is None:
+def summary_of(state: CallState, update: Mapping[str, Any], step_count: int) -> Summary:
+    """Return the summary of a run that is complete with the update."""
+    known: Mapping[str, Any] = {**state, **update}
+    return {
+        "call_identify_id": known["call_identify_id"],
+        "account_id": known["account_id"],
+        "eci": known["eci"],
+        "completed_flows": united(state.get("completed_flows", []), update["completed_flows"]),
+        "step_count": step_count - known.get("run_after", 0),
+        "started_at": known.get("run_began_at", known["created_at"]),
+        "ended_at": known["updated_at"],
+        "run": known["run"],
+    }
+
+
+def _learn_at_once(
+    facts: FlowFacts, state: CallState, job: Job, request: AgentRequest, outcome: Outcome, move: Move
+) -> dict[str, Any]:
+    """Return what a stage of a flow with `needs` writes; alone at the end, it completes the run."""
+    done = _done(job, outcome, move)
+    others = all(name in state.get("done", {}) for name in facts.places if name != job.place.name)
+    completes = others and done in ("answered", "failed")
+    ended: Ended | None = "completed" if completes else None
+    next_id = None if completes else job.place.id
+    step = step_of(state, job, request, outcome, move, next_flow_id=next_id, ended=ended)
+    name = job.place.name
+    repeats = move.onward is not None and move.onward.repeats
+    last = done not in ("answered", "failed") or not job.place.leads_to
+    update = {
+        **carried(state),
+        **_told(state, job, request, outcome, step),
+        "context": dict(move.news),
+        "completed_flows": [job.place.id] if done == "answered" else [],
+        "passes": {name: _passes(state, job, move)},
+        "branches": {at_the_end(name): outcome.answer() if last and not repeats else None},
+        "done": {name: done} if done else {},
+        "goes_to": [name] if repeats else [FINISH] if last else list(job.place.leads_to),
+    }
+    if not completes:
         return update
-    if move.onward.repeats or state.get("passes"):
-        update["passes"] = state.get("passes", 0) + 1 if move.onward.repeats else 0
-    if move.onward.counted:
-        taken = Counter(state.get("taken", {})) + Counter(move.onward.counted)
-        update["taken"] = dict(taken)
-    return update
+    whole_run: dict[str, Any] = {"is_complete": True, "ended": ended, "goes_to": []}
+    whole_run["session_summary"] = summary_of(state, {**update, **whole_run}, step["number"])
+    if state.get("messages"):
+        spoken = response_text(step["response_data"])
+        whole_run["messages"] = [*state["messages"], {"role": "assistant", "content": spoken}]
+    return {**update, **whole_run}
 
 
-def _ended(place: Place, where: str, outcome: Outcome, onward: Onward | None) -> Ended | None:
+def at_the_end(stage: str) -> str:
+    """Return how the answer of a stage is known that no other needs, until the run ends."""
+    return f"/{stage}"
+
+
+def _move(facts: FlowFacts, state: CallState, job: Job, outcome: Outcome) -> Move:
+    if job.is_fallback or outcome.waits or isinstance(outcome.error, Canceled):
+        return Move()
+    return moved(facts, state, job.place, outcome.answer())
+
+
+def _done(job: Job, outcome: Outcome, move: Move) -> Done | None:
+    """Tell how the stage is done with; None if it is not."""
+    if isinstance(outcome.error, Canceled):
+        return "canceled"
+    if move.onward is not None:
+        return None if move.onward.repeats else "answered" if outcome.succeeded else "failed"
+    return "fatal" if _fails(job, outcome) else None
+
+
+def _told(state: CallState, job: Job, request: AgentRequest, outcome: Outcome, step: Step) -> dict[str, Any]:
+    """Return what every step writes."""
+    told: dict[str, Any] = {
+        "steps": [step],
+        "step_count": 1,
+        "remote_tasks": talks_after(state, job, request, outcome),
+        "updated_at": now(),
+    }
+    if state.get("parts"):
+        told["parts_told"] = True
+    return told
+
+
+def _passes(state: CallState, job: Job, move: Move) -> int | None:
+    """Return how often the stage was passed in a row, to be remembered; None if it does not matter any more."""
+    before = state.get("passes", {}).get(job.place.name, 0)
+    if move.onward is None:
+        return before or None
+    return before + 1 if move.onward.repeats else None
+
+
+def _counted(state: CallState, job: Job, move: Move) -> dict[str, Any]:
+    """Return what the run has counted, where the flow counts anything."""
+    counted: dict[str, Any] = {}
+    if job.place.stage.repeat:
+        counted["passes"] = {job.place.name: _passes(state, job, move)}
+    if move.onward and move.onward.counted:
+        counted["taken"] = dict(Counter(state.get("taken", {})) + Counter(move.onward.counted))
+    return counted
+
+
+def _ended(job: Job, outcome: Outcome, onward: Onward | None) -> Ended | None:
     """Tell how the run ended, if it ended here."""
     if isinstance(outcome.error, Canceled):
         return "canceled"
     if onward is not None:
         return "completed" if onward.stage is None else None
-    fails = where != FALLBACK and place.stage.on_error == "fail" and not _succeeded(outcome)
-    return "failed" if fails else None
+    return "failed" if _fails(job, outcome) else None
 
 
-def _succeeded(outcome: Outcome) -> bool:
-    return outcome.reply is not None and outcome.reply.task_state not in _FAILED
+def _fails(job: Job, outcome: Outcome) -> bool:
+    """Tell whether the run fails with the outcome."""
+    fails = job.place.stage.on_error == "fail" and not job.is_fallback
+    return fails and not outcome.succeeded and not outcome.waits
 
 
-def response_text(response: Mapping[str, Any]) -> str:
-    """Return what a person would be told of a step's response: what went wrong, or else what the agent said."""
-    return str(response.get("error", {}).get("message") or response.get("text", ""))
-
-
-def _step(
-    facts: FlowFacts,
-    state: CallState,
-    place: Place,
-    request: AgentRequest,
-    outcome: Outcome,
-    move: Move,
-    ended: Ended | None,
-) -> Step:
-    onward = move.onward or Onward(place.name)
-    next_id = facts.places[onward.stage].id if onward.stage else None
-    source: IntentSource = state.get("intent_source") or ("declared" if wanted(state) else "none")
-    agent, url = request.agent, request.url
-    if isinstance(outcome.error, Canceled):
-        agent, url = outcome.error.agent, outcome.error.url
-    step: Step = {
-        "number": state.get("step_count", 0) + 1,
-        "stage": place.name,
-        "intent_flow_id": place.id,
-        "intent": wanted(state) or UNKNOWN,
-        "intent_source": source,
-        "input_message": request.text,
-        "agent": agent,
-        "a2a_agent_url": public_url(url),
-        "message_id": request.message_id,
-        "response_status": "success" if _succeeded(outcome) and not move.wrong else "error",
-        "response_data": _response(state, place, request, outcome) | _wrong(move),
-        "timestamp": outcome.started,
-        "duration_ms": outcome.duration_ms,
-        "next_flow_id": next_id,
-        "is_complete": next_id is None,
-        "run": state.get("run", 1),
-    }
-    if onward.skipped:
-        step["skipped"] = list(onward.skipped)
-    return _with_the_rest(step, state, outcome, ended)
-
-
-def _wrong(move: Move) -> dict[str, Any]:
-    if not move.wrong:
-        return {}
-    return {"error": {"type": CannotGoOn.kind, "message": move.wrong, "retryable": False}}
-
-
-def _with_the_rest(step: Step, state: CallState, outcome: Outcome, ended: Ended | None) -> Step:
-    """Add what only some steps have; the caller's parts, which may be large, only to the first step of the turn."""
-    if state.get("flow"):
-        step["flow"] = state["flow"]
-    if ended:
-        step["ended"] = ended
-    if state.get("caller_message_id"):
-        step["caller_message_id"] = state["caller_message_id"]
-    if state.get("parts") and not state.get("steps"):
-        step["parts"] = state["parts"]
-    handed_over = outcome.reply or outcome.so_far
-    if handed_over is not None and handed_over.layout is not None:
-        step["layout"] = handed_over.layout
-    return step
-
-
-def _response(state: CallState, place: Place, request: AgentRequest, outcome: Outcome) -> dict[str, Any]:
-    if outcome.reply is None:
-        error = outcome.error or AgentError(request.agent, "no answer")
-        described = {"type": error.kind, "message": str(error), "retryable": error.retryable}
-        unknown = {"retryable": False, "outcome": "unknown"} if _unsettled(state, place, request, error) else {}
-        canceled = {"task_state": "canceled"} if isinstance(error, Canceled) and error.confirmed else {}
-        return {**_content(outcome.so_far), "error": described | unknown, **canceled}
-    reply = outcome.reply
-    response = _content(reply)
-    if reply.task_state:
-        response["task_state"] = reply.task_state
-    if reply.task_state in _FAILED:
-        message = _said(response, reply) or f"agent {request.agent!r} ended its task as {reply.task_state}"
-        response["error"] = {"type": f"task_{reply.task_state}", "message": message, "retryable": True}
-    return response
-
-
-def _content(handed_over: Reply | Folded | None) -> dict[str, Any]:
-    if handed_over is None:
-        return {}
-    files = [_file(file) for file in handed_over.files]
-    content = {"text": handed_over.text, "data": list(handed_over.data), "files": files}
-    return {key: value for key, value in content.items() if value}
-
-
-def _said(response: Mapping[str, Any], reply: Reply) -> str:
-    """Return the words of the agent's message, without those of its artifacts."""
-    _, message = unfold(response, reply.layout)
-    return "\n".join(part["text"] for part in (message or {}).get("parts", ()) if part.get("text"))
-
-
-def _unsettled(state: CallState, place: Place, request: AgentRequest, error: AgentError) -> bool:
-    """Tell whether a write may have been acted on: now, or when its message was sent an earlier time."""
-    if isinstance(error, Canceled):
-        return not all(task.settled for task in error.tasks)
-    before: Mapping[str, Any] = state.get("remote_tasks", {}).get(request.agent, {})
-    sent_before = before.get("unanswered") == request.message_id
-    return place.stage.effect == "write" and (error.acted is None or sent_before)
-
-
-def _file(file: FilePart) -> dict[str, str]:
-    fields = {"name": file.name, "media_type": file.media_type, "bytes": file.bytes, "url": file.url}
-    return {key: value for key, value in fields.items() if value is not None}
-
-
-def _remote_tasks(
-    state: CallState, place: Place, where: str, request: AgentRequest, outcome: Outcome
-) -> dict[str, RemoteTask]:
-    tasks = dict(state.get("remote_tasks", {}))
-    begun: RemoteTask = {"context_id": request.context_id, "stage": where, "intent": wanted(state) or UNKNOWN}
-    if isinstance(outcome.error, Canceled):
-        return tasks | {task.request.agent: _after_cancel(task) for task in outcome.error.tasks}
-    if outcome.reply is not None:
-        tasks[request.agent] = _after_reply(begun, outcome.reply)
-    elif outcome.error is not None:
-        tasks[request.agent] = _after_error(state, begun, place, request, outcome.error)
-    return tasks
-
-
-def _after_reply(begun: RemoteTask, reply: Reply) -> RemoteTask:
-    """Keep the agent's context, and its task while that waits for the caller."""
-    context_id = reply.context_id or begun["context_id"]
-    if reply.task_state in _WAITS and reply.task_id:
-        return {**begun, "context_id": context_id, "task_id": reply.task_id}
-    return {"context_id": context_id}
-
-
-def _after_error(
-    state: CallState, begun: RemoteTask, place: Place, request: AgentRequest, error: AgentError
-) -> RemoteTask:
-    """Keep what the next turn needs in order to ask first, or to send the same message and not a second one.
-
-    A task the agent no longer takes messages for is forgotten, or the call could never leave its stage.
-    """
-    kept = dict(begun)
-    if isinstance(error, TimedOut) and error.task_id:
-        kept |= {"task_id": error.task_id, "works": True}
-    elif error.retryable and request.task_id:
-        kept |= {"task_id": request.task_id, "works": request.task_works}
-    if _unsettled(state, place, request, error):
-        kept["unanswered"] = request.message_id
-    return cast(RemoteTask, kept)
-
-
-def _after_cancel(task: OpenTask) -> RemoteTask:
-    """Keep the agent's context; of a write that the agent did not confirm as canceled, all that is known."""
-    return {"context_id": task.request.context_id} if task.settled else task.entry
-
-
-def _summary(update: Mapping[str, Any]) -> Summary:
-    return {
-        "call_identify_id": update["call_identify_id"],
-        "account_id": update["account_id"],
-        "eci": update["eci"],
-        "completed_flows": update["completed_flows"],
-        "step_count": update["step_count"] - update.get("run_after", 0),
-        "started_at": update.get("run_began_at", update["created_at"]),
-        "ended_at": update["updated_at"],
-        "run": update["run"],
-    }
-
-
-def now() -> str:
-    """Return the time, ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _anew(update: Mapping[str, Any], state: CallState) -> dict[str, Any]:
+    """Return what replaces all that a run before this one knew."""
+    tasks = kept(state.get("remote_tasks", {}), update.get("remote_tasks", {}))
+    news = {name: kept({}, update.get(name, {})) for name in ("context", "passes", "branches", "asked")}
+    replaced = {**news, "remote_tasks": tasks, "completed_flows": update.get("completed_flows", [])}
+    return {"taken": update.get("taken", {}), **{name: whole(value) for name, value in replaced.items()}}

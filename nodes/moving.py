@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodes.conditions import ExpressionFailed, value_of
+from nodes.conditions import ExpressionFailed, holds
 from nodes.onward import Onward, after_error, onward
-from nodes.ports import Reply
 from nodes.remote.errors import AgentError
-from nodes.spec import ANSWER, KNOWN, FlowFacts, Place, Stage
+from nodes.spec import ANSWER, KNOWN, FlowFacts, Place
 from nodes.state import CallState, said
 
 
@@ -26,76 +25,68 @@ class Move:
 
     onward: Onward | None = None
     """None: it stays where it is, or ends there."""
-    context: Mapping[str, Any] = field(default_factory=dict)
-    """What the run knows by name from now on."""
+    news: Mapping[str, Any] = field(default_factory=dict)
+    """What the run knows by name besides what it knew before."""
     wrong: str | None = None
     """Why the run cannot go on, though its agent answered."""
 
 
-def moved(facts: FlowFacts, state: CallState, place: Place, reply: Reply | None, error: AgentError | None) -> Move:
-    """Return where the run goes after its stage was answered (`reply`), or its agent failed."""
-    before = state.get("context", {})
+def moved(facts: FlowFacts, state: CallState, place: Place, answer: Mapping[str, Any]) -> Move:
+    """Return where the run goes with its stage's answer, or its agent's failure."""
+    taken, passes = state.get("taken", {}), state.get("passes", {}).get(place.name, 0) + 1
     try:
-        answer = _answer(reply, error)
-        if error is not None or reply is None or answer["status"] == "error":
-            known = known_to(facts, state, before) | {ANSWER: answer}
-            return Move(after_error(facts.places, place, known, state.get("taken", {})), before)
-        context = {**before, **_kept(facts, place, answer)}
-        known = known_to(facts, state, context) | {ANSWER: answer}
-        passes = state.get("passes", 0) + 1
-        return Move(onward(facts.places, place, known, passes, state.get("taken", {})), context)
+        news = kept_of(place.stage.output, answer) | _own(facts, place, answer)
+        known = known_to(facts, state, {**state.get("context", {}), **news}) | {ANSWER: answer}
+        if answer["status"] == "error":
+            return Move(_after_error(facts, place, known, taken), news)
+        return Move(_onward(facts, place, known, passes, taken), news)
     except ExpressionFailed as failure:
-        return Move(None, before, str(failure))
+        return Move(None, {}, str(failure))
 
 
 def known_to(facts: FlowFacts, state: CallState, context: Mapping[str, Any]) -> dict[str, Any]:
     """Return what expressions may read: every name of the flow, null where nothing was written yet."""
     always = {name: state.get(name) for name in KNOWN}
-    return {**dict.fromkeys(facts.names), **context, **always, "input_message": said(state)}
+    always |= {"input_message": said(state), "requests": state.get("requests") or []}
+    return {**dict.fromkeys(facts.names), **context, **always}
 
 
-def worked_out(stage: Stage, agent: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the stage's agent gets, by name; raises `CannotGoOn`."""
-    try:
-        return {name: value_of(text, known) for name, text in stage.input.items()}
-    except ExpressionFailed as failure:
-        raise CannotGoOn(agent, str(failure)) from failure
+def kept_of(output: Mapping[str, str], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `output` keeps of an answer; of a failure only what is there. Raises `ExpressionFailed`."""
+    return {name: _field(answer, wanted) for wanted, name in output.items() if _there(answer, wanted)}
 
 
-def _answer(reply: Reply | None, error: AgentError | None) -> dict[str, Any]:
-    """Return the answer as expressions read it."""
-    if reply is None:
-        kind, message = (error.kind, str(error)) if error else ("agent_error", "no answer")
-        told = {"type": kind, "message": message}
-        return {"status": "error", "text": "", "data": {}, "files": [], "task_state": None, "error": told}
-    failed = reply.task_state in ("failed", "rejected", "canceled")
-    return {
-        "status": "error" if failed else "success",
-        "text": reply.text,
-        "data": _data(reply.data),
-        "files": [{"name": file.name, "media_type": file.media_type, "url": file.url} for file in reply.files],
-        "task_state": reply.task_state,
-        "error": {"type": f"task_{reply.task_state}", "message": reply.text} if failed else None,
-    }
+def _own(facts: FlowFacts, place: Place, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answer under the stage's own name, if any expression reads it."""
+    return {place.name: dict(answer)} if place.name in facts.reads else {}
 
 
-def _data(parts: tuple[Any, ...]) -> Any:
-    """Return what the data parts say: all objects as one, or else the first part; {} if there is none."""
-    if all(isinstance(part, dict) for part in parts):
-        return {key: value for part in parts for key, value in part.items()}
-    return parts[0]
+def _onward(
+    facts: FlowFacts, place: Place, known: Mapping[str, Any], passes: int, taken: Mapping[str, int]
+) -> Onward:
+    if not facts.dag:
+        return onward(facts.places, place, known, passes, taken)
+    repeat = place.stage.repeat
+    again = repeat is not None and passes < repeat.at_most and not holds(repeat.until, known)
+    return Onward(place.name, repeats=again)
 
 
-def _kept(facts: FlowFacts, place: Place, answer: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: _field(answer, wanted) for wanted, name in place.stage.output.items()}
-    return kept | ({place.name: dict(answer)} if place.name in facts.reads else {})
+def _after_error(facts: FlowFacts, place: Place, known: Mapping[str, Any], taken: Mapping[str, int]) -> Onward | None:
+    if facts.dag:
+        return Onward(place.name) if place.stage.on_error == "continue" else None
+    return after_error(facts.places, place, known, taken)
+
+
+def _there(answer: Mapping[str, Any], wanted: str) -> bool:
+    data = answer["data"]
+    return answer["status"] != "error" or (isinstance(data, Mapping) and wanted in data)
 
 
 def _field(answer: Mapping[str, Any], wanted: str) -> Any:
     data = answer["data"]
-    if isinstance(data, dict) and wanted in data:
+    if isinstance(data, Mapping) and wanted in data:
         return data[wanted]
     if wanted in ("text", "data"):
         return answer[wanted]
-    has = ", ".join(map(repr, data)) if isinstance(data, dict) and data else "only text"
+    has = ", ".join(map(repr, data)) if isinstance(data, Mapping) and data else "only text"
     raise ExpressionFailed(f"the answer has no {wanted!r}, which `output` keeps; it has {has}")

@@ -1,11 +1,11 @@
 """Where a run goes from a stage: its ways, its repetitions, and the stages it skips. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nodes.conditions import ExpressionFailed, holds
-from nodes.spec import END, Place
+from nodes.spec import END, Place, Way
 
 Places = Mapping[str, Place]
 
@@ -47,9 +47,8 @@ def after_error(places: Places, place: Place, known: Mapping[str, Any], taken: M
     """Return where a run goes after its agent failed; None if it stays or ends there. Raises `ExpressionFailed`."""
     if place.stage.on_error == "continue":
         return _by(_way(place, known, taken), places, known, taken)
-    if goto := place.stage.detour:
-        return _by(_Taken(None if goto == END else goto), places, known, taken)
-    return None
+    way = _open(place, place.stage.detours, known, taken)
+    return _by(way, places, known, taken) if way else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +72,19 @@ def _by(way: _Taken, places: Places, known: Mapping[str, Any], taken: Mapping[st
 
 
 def _way(place: Place, known: Mapping[str, Any], taken: Mapping[str, int]) -> _Taken:
-    """Return the first open way."""
-    for number, way in enumerate(place.stage.next, 1):
-        name = f"{place.name} {number}"
+    """Return the first open way after an answer."""
+    return _open(place, place.stage.next, known, taken) or _Taken(place.following)
+
+
+def _open(place: Place, ways: Iterable[Way], known: Mapping[str, Any], taken: Mapping[str, int]) -> _Taken | None:
+    """Return the first open way; ways between the same two stages are counted together."""
+    for way in ways:
+        name = f"{place.name} {way.goto}"
         if way.at_most is not None and taken.get(name, 0) >= way.at_most:
             continue
         if way.when is None or holds(way.when, known):
             return _Taken(None if way.goto == END else way.goto, (name,) if way.at_most else ())
-    return _Taken(place.following)
+    return None
 
 
 def _past(place: Place) -> str | None:

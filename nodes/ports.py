@@ -31,6 +31,9 @@ class TurnContext:
     """Whether somebody follows the turn: agents that can stream are asked to, and what they send is passed on."""
     cancel: SkipJsonSchema[InstanceOf[asyncio.Event] | None] = None
     """Set when the call is to end now: the agent at work is told, and nobody else is asked."""
+    interrupts: bool = True
+    """Whether a question to a person is LangGraph's `interrupt`, to be resumed; else the turn ends with the question
+    and another turn brings the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,37 @@ class AgentCaller(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One question to a model."""
+
+    prompt: str
+    system: str | None
+    schema: Mapping[str, Any] | None
+    """The JSON Schema of the answer that is wanted; None for text."""
+    model: str | None
+    """Which model; None for the one that is configured."""
+    temperature: float | None
+    max_tokens: int | None
+    timeout: float
+    """Seconds."""
+
+
+class Model(Protocol):
+    """Somebody who can reach a language model."""
+
+    @property
+    def url(self) -> str:
+        """Where it answers, without credentials."""
+
+    async def complete(self, request: ModelRequest) -> str:
+        """Return what the model says.
+
+        Raises:
+            nodes.remote.errors.AgentError: whatever went wrong, in one tree.
+        """
+
+
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """What a classifier may look at: the caller's words and the part of the call they fall in."""
 
@@ -138,6 +172,8 @@ class Utterance:
     """Those of them that belong to the agent the caller talked to last: the likelier ones in doubt."""
     about: str = ""
     """What the stage is for."""
+    several: bool = False
+    """Whether the caller may want several things at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +182,8 @@ class Guess:
 
     intent: str
     source: Literal["llm", "triggers", "none"]
+    further: Sequence[str] = ()
+    """What else the caller wants, in the order of the words, if that was asked for."""
 
 
 class Classifier(Protocol):

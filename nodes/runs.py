@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from nodes.learning import now
+from nodes.outcome import now
 from nodes.state import CallState, RemoteTask
 
-_OF_THE_LAST_RUN = ("stage", "current_flow_id", "session_summary")
+_OF_THE_LAST_RUN = (
+    *("stage", "current_flow_id", "session_summary", "flow_digest", "completed_flows", "context"),
+    *("passes", "taken", "branches", "asked", "requests"),
+)
 
 
 def has_ended(state: Mapping[str, Any]) -> bool:
@@ -29,15 +32,16 @@ def at_its_run(state: CallState, restarts: bool) -> CallState:
         "run": next_run(state, restarts),
         "run_began_at": now(),
         "run_after": state.get("step_count", 0),
-        "completed_flows": [],
-        "context": {},
-        "passes": 0,
-        "taken": {},
         "is_complete": False,
         "ended": None,
         "remote_tasks": {agent: _kept(task) for agent, task in state.get("remote_tasks", {}).items()},
     }
     return cast(CallState, kept | begun)
+
+
+def begins_run(state: CallState) -> bool:
+    """Tell whether the turn begins a run after another in the same call."""
+    return state.get("run", 1) > 1 and state.get("run_after") == state.get("step_count")
 
 
 def _kept(task: RemoteTask) -> RemoteTask:

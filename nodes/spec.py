@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from nodes.conditions import Condition, Expression
+from nodes.conditions import Condition, Expression, Template, holes_in
 
 END = "end"
 """Where a way leads that leads to no stage."""
@@ -16,11 +16,23 @@ END = "end"
 ON_ERROR = ("fail", "continue")
 """What may come of an agent that fails, besides a stage to go to."""
 
+BEGIN, FINISH = "begin", "finish"
+"""The nodes at which a run begins and ends whose order comes from `needs`; no stage has these names."""
+
+FALLBACK = "fallback"
+"""The fallback's node, and where its tasks were begun; no stage has this name."""
+
 ANSWER = "answer"
 """What conditions call the answer of their own stage's agent."""
 
-KNOWN = frozenset({"call_identify_id", "account_id", "eci", "input_message", "intent", "metadata"})
-"""What every expression may read: whose call it is, and what the caller said this turn."""
+KNOWN = frozenset({"call_identify_id", "account_id", "eci", "input_message", "intent", "metadata", "requests"})
+"""What every expression may read: whose call it is, what the caller said this turn, and the requests that wait."""
+
+ITEM, INDEX = "item", "index"
+"""What the expressions of a `map` call the item at hand, and its place in the list, from 0."""
+
+KINDS = ("intents", "agent", "parallel", "map", "llm", "ask")
+"""The kinds of stages, each by its key."""
 
 UNKNOWN = "unknown"
 """The intent that is always legal: the fallback agent answers it and the call stays where it is."""
@@ -70,8 +82,19 @@ class Agent(Record):
     """A named remote capability that speaks A2A."""
 
     url: HttpUrl = Field(description="Where the agent answers; its card lies below it.")
+    type: Name | None = Field(default=None, description="What kind of agent it is, for workflows that ask by type.")
     timeout: Seconds | None = Field(
         default=None, description="How long one attempt may take (15s unless configured)."
+    )
+    attempts: int = Field(
+        default=1,
+        ge=1,
+        le=10,
+        description="How often it is asked at most, if it fails in a way that may pass; a write only while it is "
+        "certain that the agent did not act.",
+    )
+    fallback: Name | None = Field(
+        default=None, description="The agent that is asked in its place once all attempts have failed."
     )
 
 
@@ -82,7 +105,12 @@ class Way(Record):
         default=None, description="Taken only if this is true, a CEL condition; left out, it is always taken."
     )
     goto: Name = Field(description="The stage it leads to, or `end`.")
-    at_most: int | None = Field(default=None, ge=1, le=1000, description="How often it may be taken in one run.")
+    at_most: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="How often a run may go from this stage to that one at most.",
+    )
 
 
 class Repeat(Record):
@@ -97,8 +125,58 @@ def _ways(value: Any) -> Any:
     return [{"goto": value}] if isinstance(value, str) else value
 
 
+class Llm(Record):
+    """A model to ask, behind an OpenAI-compatible API."""
+
+    prompt: Template = Field(description="What it is asked; `{{ … }}` holds a CEL expression.")
+    system: Template | None = Field(default=None, description="What it is told to be.")
+    schema_: dict[str, Any] | None = Field(
+        default=None,
+        alias="schema",
+        description="The JSON Schema of its answer; an answer that is not JSON is kept as `{raw: …}`.",
+    )
+    model: str | None = Field(default=None, description="Which model (OPENAI_MODEL unless it is named).")
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+
+    def holes(self) -> list[str]:
+        """Return the expressions in its texts."""
+        return [hole for text in (self.prompt, self.system or "") for hole in holes_in(text)]
+
+
+class Ask(Record):
+    """A question to a person."""
+
+    question: Template = Field(description="What is asked; `{{ … }}` holds a CEL expression.")
+    schema_: dict[str, Any] = Field(
+        default_factory=lambda: {"type": "string"}, alias="schema", description="The JSON Schema of the answer."
+    )
+
+
+class Branch(Record):
+    """One of several that are asked at once: an agent, or a model."""
+
+    agent: Name | None = None
+    llm: Llm | None = None
+    input: dict[Name, Expression] = Field(
+        default_factory=dict, description="What its agent gets, by name, each a CEL expression."
+    )
+    output: dict[Name, Name] = Field(
+        default_factory=dict, description="What the flow keeps of its answer: its fields, each with the name to keep."
+    )
+
+
+class Map(Record):
+    """One agent, or one model, over a list."""
+
+    over: Expression = Field(description="The list, a CEL expression.")
+    agent: Name | None = None
+    llm: Llm | None = None
+    at_once: int = Field(default=10, ge=1, le=1000, description="How many items are in flight at most.")
+
+
 class Stage(Record):
-    """A place in a flow: either the caller's intent picks the agent (`intents`), or one agent answers (`agent`)."""
+    """A place in a flow. Exactly one of `intents`, `agent`, `parallel`, `map`, `llm` and `ask` says who answers."""
 
     id: int | None = Field(default=None, ge=1, description="Its `intent_flow_id`; its place in the file by default.")
     about: str = ""
@@ -107,6 +185,22 @@ class Stage(Record):
         description="The intents legal at this stage, each with the agent that answers it.",
     )
     agent: Name | None = Field(default=None, description="The one agent that answers at this stage.")
+    parallel: dict[Name, Branch] = Field(
+        default_factory=dict, max_length=100, description="Several that are asked at once, and joined."
+    )
+    map: Map | None = Field(default=None, description="One agent, or model, over a list; results in its order.")
+    llm: Llm | None = Field(default=None, description="A model answers.")
+    ask: Ask | None = Field(default=None, description="A person answers; the run waits.")
+    needs: list[Name] = Field(
+        default_factory=list,
+        description="The stages that come before it. In a flow where any stage has `needs`, these alone make the "
+        "order: stages without run at once.",
+    )
+    several: bool = Field(
+        default=False,
+        description="Whether several intents in one message are kept: the first is answered, the others wait as "
+        "`requests` until the call comes by again.",
+    )
     effect: Effect = Field(default="read", description="`write` if its agents move money or change records.")
     when: Condition | None = Field(
         default=None, description="The stage is skipped unless this is true, a CEL condition."
@@ -123,17 +217,30 @@ class Stage(Record):
     output: dict[Name, Name] = Field(
         default_factory=dict, description="What the flow keeps of the answer: its fields, each with the name to keep."
     )
-    on_error: Name | None = Field(
+    on_error: Name | list[Way] | None = Field(
         default=None,
         description="What an agent that fails leads to: `fail` ends the run as failed, `continue` goes on as if it "
-        "had answered, a stage's name leads there; left out, the call stays, and the message can be sent again.",
+        "had answered, a stage's name or the first open of several ways leads there; left out, or where no way is "
+        "open, the call stays, and the message can be sent again.",
     )
     timeout: Seconds | None = Field(default=None, description="How long one attempt may take at this stage.")
 
     @property
-    def detour(self) -> str | None:
-        """Where an agent that fails leads, if that is a stage, or `end`."""
-        return self.on_error if self.on_error not in ON_ERROR else None
+    def detours(self) -> list[Way]:
+        """The ways that an agent that fails leads to."""
+        if isinstance(self.on_error, str):
+            return [] if self.on_error in ON_ERROR else [Way(goto=self.on_error)]
+        return self.on_error or []
+
+    @property
+    def kinds(self) -> list[str]:
+        """Who answers, by the keys that say so: exactly one, in a flow that checks."""
+        return [kind for kind in KINDS if getattr(self, kind)]
+
+    @property
+    def branches(self) -> bool:
+        """Whether it asks several at once."""
+        return bool(self.parallel or self.map)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +254,10 @@ class Place:
     """The stage after it; None after the last."""
     next_id: int | None
     """That stage's `intent_flow_id`."""
+    order: int = 0
+    """Its place in the file, from 0."""
+    leads_to: tuple[str, ...] = ()
+    """The stages that need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +271,8 @@ class FlowFacts:
     fallback: str | None
     waits: bool
     """Whether a turn ends after each stage."""
+    dag: bool
+    """Whether `needs` alone makes the order of the stages."""
     restarts: bool
     """Whether the turn after the end of a run begins another."""
     names: frozenset[str]

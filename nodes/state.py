@@ -1,21 +1,23 @@
 """The state of a call: a TypedDict of JSON-native values, and the record of a step.
 
 Per-turn values live in `EphemeralValue` channels, so that a turn without an intent cannot run the last turn's again.
+What stages that run at once may both write has a reducer; what only one stage at a time writes has none.
 """
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
-from langgraph.channels import EphemeralValue
+from langgraph.channels import EphemeralValue, Topic
 from typing_extensions import TypedDict
 
 from nodes.ports import Part
 
 Status = Literal["success", "error"]
 
-IntentSource = Literal["declared", "llm", "triggers", "open_task", "none"]
+IntentSource = Literal["declared", "llm", "triggers", "open_task", "kept", "none"]
 """Where an intent came from: the client, the classifier's model or trigger words, a remote task that waits for
-the caller, or nowhere."""
+the caller, a request that the call had kept, or nowhere."""
 
 
 Ended = Literal["completed", "canceled", "failed"]
@@ -34,6 +36,43 @@ class RemoteTask(TypedDict):
     """Whether it was at work."""
     unanswered: NotRequired[str]
     """The id of a write's message of which we do not know whether the agent acted on it."""
+    agent: NotRequired[str]
+    """The agent, where several talks with it may go on at once and the talk has a name of its own."""
+
+
+Done = Literal["answered", "skipped", "failed", "fatal", "canceled"]
+"""How a stage was done with: it failed and the run went on, it failed and the run ends, or the run was canceled."""
+
+
+class Item(TypedDict):
+    """An item of the list that a `map` is over."""
+
+    index: int
+    value: Any
+
+
+class Request(TypedDict):
+    """Something the caller asked for that waits for its turn."""
+
+    intent: str
+    input_message: str
+
+
+class Question(TypedDict):
+    """What a person is asked."""
+
+    question: str
+    schema: Mapping[str, Any]
+    """The JSON Schema of the answer."""
+
+
+class Tried(TypedDict):
+    """An attempt that failed."""
+
+    agent: str
+    attempt: int
+    type: str
+    message: str
 
 
 class Step(TypedDict):
@@ -61,6 +100,16 @@ class Step(TypedDict):
     """Which run of the flow it belongs to, from 1; a flow that restarts has several in one call."""
     flow: NotRequired[str]
     """The flow, by name."""
+    branch: NotRequired[str]
+    """Which of several that were asked at once: the branch's name, or the item's place in the list, from 0."""
+    attempt: NotRequired[int]
+    """Which attempt at the agent this is the answer to, where it is not the first."""
+    tried: NotRequired[list[Tried]]
+    """The attempts that failed before."""
+    requests: NotRequired[list[str]]
+    """The intents of the requests that wait, after this step."""
+    artifacts: NotRequired[str]
+    """What the ids of its artifacts begin with, where that is not its number."""
     skipped: NotRequired[list[str]]
     """The stages that were passed over on the way to the next."""
     ended: NotRequired[Ended]
@@ -103,6 +152,52 @@ class CallInput(TypedDict, total=False):
     messages: list[Any]
     context: dict[str, Any]
     """What the run knows by name as it begins: the flow's `inputs`."""
+    answer: Any
+    """A person's answer to the question that the call waits with, if it is more than text."""
+    further_intents: list[str]
+    """What else the caller wants, besides `intent`."""
+
+
+class Trail(Topic[Step]):
+    """The steps made in one super-step, numbered in order: stages that run at once cannot know each other's numbers.
+
+    A step comes in with the number that the first of them has, and with its place among them (`order`).
+    """
+
+    def update(self, values: Sequence[Step | list[Step]]) -> bool:
+        """Take the steps that the super-step's nodes wrote; those of the one before are forgotten."""
+        made: list[Any] = [step for value in values for step in (value if isinstance(value, list) else [value])]
+        made.sort(key=lambda step: step.get("order", ()))
+        return super().update([[_numbered(step, place) for place, step in enumerate(made)]] if made else [])
+
+
+def _numbered(step: Mapping[str, Any], place: int) -> Any:
+    return {**{key: value for key, value in step.items() if key != "order"}, "number": step["number"] + place}
+
+
+def merged(known: Mapping[str, Any], news: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known by name, with the news."""
+    return {**known, **news}
+
+
+def kept(known: Mapping[str, Any], news: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known by name, with the news; what they call null is forgotten."""
+    return {name: value for name, value in {**known, **news}.items() if value is not None}
+
+
+def united(known: list[int], news: list[int]) -> list[int]:
+    """Return both without doubles, in order."""
+    return list(dict.fromkeys([*known, *news]))
+
+
+def later(known: str, news: str) -> str:
+    """Return the later of two times (LangGraph takes no `max`: it has no signature)."""
+    return max(known, news)
+
+
+def whole(value: Any) -> dict[str, Any]:
+    """Return what replaces a channel's value whatever its reducer (LangGraph's JSON form of `Overwrite`)."""
+    return {"__overwrite__": value}
 
 
 class CallState(TypedDict, total=False):
@@ -116,8 +211,10 @@ class CallState(TypedDict, total=False):
     flow: str
     stage: str
     """Where the call is, by name: numbers may move when the flow's file is edited."""
+    flow_digest: str
+    """The content hash of the flow's version that the run began with."""
     current_flow_id: int
-    completed_flows: list[int]
+    completed_flows: Annotated[list[int], united]
     is_complete: bool
     run: int
     """Counts from 1; a flow that restarts has several runs in one call."""
@@ -126,35 +223,57 @@ class CallState(TypedDict, total=False):
     run_began_at: str
     ended: Ended | None
     session_summary: Summary | None
-    context: dict[str, Any]
+    context: Annotated[dict[str, Any], merged]
     """What the run knows by name: inputs, outputs, and the answers of stages that some expression reads."""
-    passes: int
-    """How often the run has passed the stage it is at, because `repeat` says so."""
+    passes: Annotated[dict[str, int], kept]
+    """How often the run has passed a stage in a row, because its `repeat` says so."""
     taken: dict[str, int]
     """How often each way was taken that is open only so often."""
-    step_count: int
-    remote_tasks: dict[str, RemoteTask]
-    """By agent name."""
+    done: Annotated[dict[str, Done], merged]
+    """The stages that are done with, in a flow whose order comes from `needs`."""
+    branches: Annotated[dict[str, Any], kept]
+    """Of a stage that asks several at once: that it is at work (by its name), and the answers so far (by branch)."""
+    asked: Annotated[dict[str, Question], kept]
+    """The questions that wait for a person, by stage."""
+    requests: list[Request]
+    """What else the caller asked for."""
+    step_count: Annotated[int, operator.add]
+    """How many steps the call has; a node writes how many it made."""
+    remote_tasks: Annotated[dict[str, RemoteTask], kept]
+    """By agent name; where several talks with an agent may go on at once, by the talk's."""
     last_agent: str
     """Who answered the caller last, the fallback aside."""
     created_at: str
-    updated_at: str
+    updated_at: Annotated[str, later]
 
-    steps: Annotated[list[Step], EphemeralValue]
-    """The steps made since the last save; the trail is kept beside the state (or is the state's history)."""
-    input_message: Annotated[str, EphemeralValue]
-    intent: Annotated[str | None, EphemeralValue]
-    intent_source: Annotated[IntentSource, EphemeralValue]
-    metadata: Annotated[dict[str, Any], EphemeralValue]
+    steps: Annotated[list[Step], Trail(Step)]
+    """The steps made in the last super-step; the trail is kept beside the state (or is the state's history)."""
+    input_message: Annotated[str, EphemeralValue(str, guard=False)]
+    intent: Annotated[str | None, EphemeralValue(str, guard=False)]
+    intent_source: Annotated[IntentSource, EphemeralValue(str, guard=False)]
+    metadata: Annotated[dict[str, Any], EphemeralValue(dict, guard=False)]
     """What the client adds for the agents."""
-    parts: Annotated[list[Part], EphemeralValue]
-    caller_message_id: Annotated[str, EphemeralValue]
+    parts: Annotated[list[Part], EphemeralValue(list, guard=False)]
+    parts_told: Annotated[bool, EphemeralValue(bool, guard=False)]
+    """Whether a step of the turn has them already."""
+    caller_message_id: Annotated[str, EphemeralValue(str, guard=False)]
+    answer: Annotated[Any, EphemeralValue(Any)]
+    further_intents: Annotated[list[str], EphemeralValue]
     messages: Annotated[list[Any], EphemeralValue]
     """Chat messages, another way in and out for LangGraph Studio: the last human one is the `input_message`."""
+    goes_to: Annotated[list[str], EphemeralValue(list, guard=False)]
+    """The nodes that the run goes on to from the one that says so."""
+    item: Annotated[Item, EphemeralValue]
+    """Which item of a list a branch of a `map` is at; never saved."""
 
 
-TURN_KEYS = ("input_message", "intent", "intent_source", "metadata", "parts", "caller_message_id", "messages")
+TURN_KEYS = (
+    *("input_message", "intent", "intent_source", "metadata", "parts", "caller_message_id", "messages"),
+    *("answer", "further_intents"),
+)
 """The per-turn channels that a node running before the stage must pass on."""
+CARRIED = ("input_message", "metadata", "parts", "parts_told", "caller_message_id")
+"""Those that the next stage of the same turn still has to know."""
 
 
 def said(state: CallState) -> str:

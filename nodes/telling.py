@@ -45,7 +45,12 @@ class Teller:
 
     def _chunk(self, chunk: Chunk) -> dict[str, Any]:
         self._artifacts.take(chunk.artifact, append=chunk.append)
-        named = {**chunk.artifact, "artifactId": artifact_id(self._about["step"], chunk.artifact["artifactId"])}
+        named = {
+            **chunk.artifact,
+            "artifactId": artifact_id(
+                self._about.get("artifacts", self._about["step"]), chunk.artifact["artifactId"]
+            ),
+        }
         return {
             "event": "message_chunk",
             **self._about,
@@ -55,6 +60,9 @@ class Teller:
         }
 
 
-def artifact_id(step: int, agents: str) -> str:
-    """Return the id by which clients know an artifact that the agent of a step calls `agents`."""
+def artifact_id(step: int | str, agents: str) -> str:
+    """Return the id by which clients know an artifact that the agent of a step calls `agents`.
+
+    The step goes by its number, or by its `artifacts` where it has that.
+    """
     return f"{step}-{agents}"

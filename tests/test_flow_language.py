@@ -1,5 +1,6 @@
 """The flow language: what a file may say, and what its author is told, with file, line and remedy, if it does not."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -240,19 +241,61 @@ WRONG_SHAPES = {
 }  # fmt: skip
 
 
+UNKNOWN_KEYS = {
+    "of a question": ("ask: {question: Why, shema: {}}", "ask.shema'; did you mean 'schema'?"),
+    "of a question, as Python calls it": ("ask: {question: Why, schema_: {}}", "ask.schema_'; did you mean 'schema'?"),
+    "of a model": (
+        "llm: {prompt: Why, colour: red}",
+        "llm.colour'; known here: prompt, system, schema, model, temperature, max_tokens",
+    ),
+    "of a list": ("map: {over: '[1]', agent: night, atonce: 3}", "map.atonce'; did you mean 'at_once'?"),
+    "of a branch": ("parallel: {a: {agnt: night}}", "parallel.a.agnt'; did you mean 'agent'?"),
+    "of a branch's model": (
+        "parallel: {a: {llm: {prompt: Why, schem: {}}}}",
+        "parallel.a.llm.schem'; did you mean 'schema'?",
+    ),
+    "of a repetition": ("repeat: {until: 'true', at_most: 3, at_mst: 3}", "repeat.at_mst'; did you mean 'at_most'?"),
+    "of a way": ("next: [{goto: end, wen: 'true'}]", "next.0.wen'; did you mean 'when'?"),
+    "of a way on errors": ("on_error: [{goto: end, wen: 'true'}]", "on_error.0.wen'; did you mean 'when'?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "line"), UNKNOWN_KEYS.values(), ids=UNKNOWN_KEYS)
+def test_an_unknown_key_is_named_with_those_that_are_known_there(written: str, line: str) -> None:
+    assert told(changed("    effect: write", f"    {written}")) == [
+        f"small.yaml:11: unknown key 'stages.work.{line}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        ("5", "cannot be 5; write text, in quotes if it looks like something else"),
+        ("a b", f"cannot be 'a b'; {NAME_RULE}"),
+        ("{goto: end}", "cannot be a mapping; write text, in quotes if it looks like something else"),
+    ],
+)
+def test_what_may_have_two_forms_is_refused_once(written: str, line: str) -> None:
+    assert told(changed("    effect: write", f"    on_error: {written}")) == [
+        f"small.yaml:11: 'stages.work.on_error' {line}"
+    ]
+
+
 @pytest.mark.parametrize(("text", "line"), WRONG_SHAPES.values(), ids=WRONG_SHAPES)
 def test_what_has_the_wrong_shape_is_refused(text: str, line: str) -> None:
     assert told(text) == [line]
 
 
+ONE_OF = "small.yaml:9: stage 'work' needs exactly one of `intents`, `agent`, `parallel`, `map`, `llm` and `ask`"
+
 WRONG_FLOWS = {
     "neither intents nor agent": (
         changed("    agent: night\n", "").replace("  greet: desk}", "").replace("fallback: desk", "fallback: night"),
-        "small.yaml:9: stage 'work' needs exactly one of `intents` and `agent`",
+        f"{ONE_OF}; it has none",
     ),
     "both intents and agent": (
         changed("agent: night", "agent: night\n    intents: {bye: desk}"),
-        "small.yaml:9: stage 'work' needs exactly one of `intents` and `agent`",
+        f"{ONE_OF}; it has `intents` and `agent`",
     ),
     "one id twice": (
         changed("agent: night", "agent: night\n    id: 1"),
@@ -443,7 +486,7 @@ NO_DOCUMENTS = {
     ),
     "a million laughs": (
         f"a: &a [{'ha, ' * 300}]\nb: [{'*a, ' * 300}]\n",
-        "small.yaml:2: more than 50000 values, repeated ones included; make the flow smaller",
+        "small.yaml:2: more than 20000 values, repeated ones included; make the flow smaller",
     ),
     "deep nesting": (f"a: {'[' * 9000}", "small.yaml:1: nested more than 40 levels deep; flatten it"),
     "deep nesting by indentation": (
@@ -572,6 +615,11 @@ def schema() -> Any:
     validator = pytest.importorskip("jsonschema").Draft202012Validator
     validator.check_schema(json_schema())
     return validator(json_schema())
+
+
+def test_the_json_schema_that_editors_find_is_the_one_of_the_language() -> None:
+    shipped = (REPOSITORY / "graph" / "flow.schema.json").read_text(encoding="utf-8")
+    assert json.loads(shipped) == json_schema(), "flows schema > graph/flow.schema.json"
 
 
 @pytest.mark.parametrize("name", shipped_flows())

@@ -13,7 +13,7 @@ from graph.routing import (
     routes_of,
     same_account,
 )
-from nodes.learning import FALLBACK
+from nodes.spec import FALLBACK
 from nodes.spec import UNKNOWN, Agent, Place, Stage
 from nodes.state import wanted
 
@@ -152,8 +152,8 @@ def test_deciding_leaves_the_state_as_it_is() -> None:
 def test_stages_follow_each_other_in_the_order_of_the_file() -> None:
     assert dict(ROUTES.places) == {
         "hello": Place("hello", 1, HELLO, "work", 2),
-        "work": Place("work", 2, WORK, "report", 3),
-        "report": Place("report", 3, REPORT, None, None),
+        "work": Place("work", 2, WORK, "report", 3, order=1),
+        "report": Place("report", 3, REPORT, None, None, order=2),
     }
 
 

@@ -1,0 +1,209 @@
+"""Asking: whoever answers at a place is asked, again if that failed in a way that may pass, and then the fallback.
+
+What is asked is `nodes.requests`' work, what comes of the answer `nodes.learning`'s.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import stamina
+import structlog
+from langgraph.runtime import Runtime
+
+from nodes.canceling import cancel_all, open_tasks, unless
+from nodes.deadline import seconds_left
+from nodes.jobs import Job
+from nodes.models import answer_of
+from nodes.outcome import Outcome, now
+from nodes.ports import AgentCaller, AgentRequest, Model, Reply, TurnContext
+from nodes.remote.errors import AgentError, NoTimeLeft, TimedOut
+from nodes.requests import model_request, request_for_nobody, request_to, with_input
+from nodes.spec import UNKNOWN, FlowFacts, public_url
+from nodes.state import CallState, Tried, wanted
+from nodes.telling import Teller
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_FAILED = ("failed", "rejected")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Whom a flow's nodes can reach."""
+
+    caller: AgentCaller
+    model: Model
+
+
+async def asked(
+    facts: FlowFacts, world: World, job: Job, state: CallState, runtime: Runtime[TurnContext]
+) -> tuple[AgentRequest, Outcome]:
+    """Ask what the job says; return what was asked last, and what came of it."""
+    context = runtime.context or TurnContext()
+    asking = _Asking(facts, world, job, state, context, runtime.stream_writer)
+    started, clock = now(), time.perf_counter()
+    reply: Reply | None = None
+    error: AgentError | None = None
+    try:
+        reply = await asking.answer()
+    except _ToBeCanceled:
+        error = await cancel_all(world.caller, open_tasks(facts, state, job, asking.at_work()))
+    except AgentError as caught:
+        error = caught
+        log.warning("agent failed", agent=asking.at.agent, url=public_url(asking.at.url), type=caught.kind)
+    so_far = asking.tell.so_far() if reply is None and asking.tell else None
+    took = round((time.perf_counter() - clock) * 1000, 3)
+    tried = asking.failed if reply is not None else asking.failed[:-1]
+    return asking.at, Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
+
+
+class _ToBeCanceled(Exception):
+    """The call is to end before there is an answer."""
+
+
+@dataclass(slots=True)
+class _Asking:
+    """A job as it is asked, attempt by attempt."""
+
+    facts: FlowFacts
+    world: World
+    job: Job
+    state: CallState
+    context: TurnContext
+    write: Callable[[Any], None]
+    at: AgentRequest = field(init=False)
+    """What was asked last."""
+    tell: Teller | None = None
+    attempt: int = 1
+    failed: list[Tried] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.at = request_for_nobody(self.facts, self.job, self.state, self.context)
+
+    def at_work(self) -> AgentRequest | None:
+        """Return what an agent was asked that may still be at it."""
+        if self.job.llm or self.tell is None or not self.tell.asked:
+            return None
+        return replace(self.at, task_id=self.tell.task_id or self.at.task_id)
+
+    async def answer(self) -> Reply:
+        """Return the answer of the agent or of a fallback of it, or of the model.
+
+        Raises:
+            AgentError: if none of them gave a usable one.
+            _ToBeCanceled: if the call is to end first.
+        """
+        if self.job.llm:
+            return await self._once(self._of_the_model)
+        for agent in _in_turn(self.facts, self.job.agent):
+            last = self.facts.agents[agent].fallback is None
+            self.at = request_to(self.facts, self.job, agent, self.state, self.context)
+            try:
+                reply = await self._of_the_agent(agent)
+            except AgentError as error:
+                if last or not self._may_pass(error):
+                    raise
+            else:
+                if last or reply.task_state not in _FAILED:
+                    return reply
+                self._note(f"task_{reply.task_state}", reply.text)
+        raise LookupError(f"{self.job.where!r} has nobody to ask")
+
+    async def _of_the_agent(self, agent: str) -> Reply:
+        """Ask one agent, as often as it may be asked."""
+        attempts = self.facts.agents[agent].attempts
+        if attempts == 1:
+            return await self._once(self._sent)
+        again = stamina.retry_context(
+            on=self._may_pass, attempts=attempts, timeout=None, wait_initial=_FIRST_PAUSE, wait_max=_LONGEST_PAUSE
+        )
+        async for attempt in again:
+            with attempt:
+                self.attempt = attempt.num
+                return await self._once(self._sent)
+        raise LookupError(f"agent {agent!r} may not be asked even once")
+
+    async def _once(self, ask: Callable[[], Any]) -> Reply:
+        """Ask once, unless the call is to end or no time is left; note a failure."""
+        cancel = self.context.cancel
+        if cancel is not None and cancel.is_set():
+            raise _ToBeCanceled
+        try:
+            self.at = replace(self.at, timeout=self._time_left())
+            self.tell = Teller(self.write, about_events(self.state, self.job, self.at))
+            reply: Reply | None = await unless(cancel, ask())
+        except AgentError as error:
+            self._note(error.kind, str(error))
+            if isinstance(error, TimedOut) and error.task_id:
+                self.at = replace(self.at, task_id=error.task_id, task_works=True)
+            raise
+        if reply is None:
+            raise _ToBeCanceled
+        return reply
+
+    def _time_left(self) -> float:
+        left = seconds_left(self.context, self.at.timeout)
+        if left <= 0:
+            raise NoTimeLeft(self.at.agent, f"no time was left to ask agent {self.at.agent!r}")
+        return left
+
+    async def _sent(self) -> Reply:
+        self.at = with_input(self.at, self.facts, self.job, self.state)
+        return await self.world.caller.call(self.at, self._told())
+
+    async def _of_the_model(self) -> Reply:
+        self.at = replace(self.at, url=self.world.model.url)
+        request = model_request(self.facts, self.job, self.state, self.at.timeout)
+        self.at = replace(self.at, text=request.prompt)
+        self._told()
+        return answer_of(await self.world.model.complete(request), request.schema)
+
+    def _told(self) -> Teller:
+        """Tell that somebody is about to be asked."""
+        if self.tell is None:
+            raise LookupError("nobody is told")
+        self.tell.begins()
+        return self.tell
+
+    def _may_pass(self, error: Exception) -> bool:
+        """Tell whether it makes sense, and is safe, to ask once more."""
+        if not isinstance(error, AgentError) or isinstance(error, NoTimeLeft):
+            return False
+        return error.retryable and (self.job.effect == "read" or error.acted is False)
+
+    def _note(self, kind: str, message: str) -> None:
+        tried: Tried = {"agent": self.at.agent, "attempt": self.attempt, "type": kind, "message": message}
+        self.failed.append(tried)
+
+
+def _in_turn(facts: FlowFacts, agent: str) -> Iterator[str]:
+    """Yield the agent, its fallback, that one's, and so on; checked to end when the flow is read."""
+    name: str | None = agent
+    while name is not None:
+        yield name
+        name = facts.agents[name].fallback
+
+
+def about_events(state: CallState, job: Job, request: AgentRequest) -> dict[str, Any]:
+    """Return what every event of a place says."""
+    about: dict[str, Any] = {
+        "step": state.get("step_count", 0) + 1,
+        "run": state["run"],
+        "stage": job.place.name,
+        "intent_flow_id": job.place.id,
+        "agent": request.agent,
+        "intent": wanted(state) or UNKNOWN,
+    }
+    if job.branch is not None:
+        about["branch"] = job.branch
+    if not job.alone:
+        about["artifacts"] = artifacts_of(request)
+    return about
+
+
+def artifacts_of(request: AgentRequest) -> str:
+    """Return what the ids of a step's artifacts begin with while its number is not known."""
+    return request.message_id[:12]

@@ -1,0 +1,77 @@
+"""What came of asking, as a value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from nodes.parts import Folded
+from nodes.ports import Reply
+from nodes.remote.errors import AgentError
+from nodes.state import Tried
+
+WAITS = ("input-required", "auth-required")
+FAILED = ("failed", "rejected", "canceled")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of asking: a reply, or the error in its place."""
+
+    reply: Reply | None
+    error: AgentError | None
+    started: str
+    duration_ms: float
+    so_far: Folded | None = None
+    """What the agent had handed over before the error."""
+    attempt: int = 1
+    """Which attempt it is the outcome of."""
+    tried: tuple[Tried, ...] = ()
+    """The attempts that failed before."""
+    results: Any = None
+    """What those answered who were asked at once, by branch or in the list's order; also where some failed."""
+    stays: bool = False
+    """Whether the stage waits on whatever its `on_error` says."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether an agent, or a person, waits for the caller."""
+        return self.stays or (self.reply is not None and self.reply.task_state in WAITS)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether there is an answer that is no failure."""
+        return self.reply is not None and self.reply.task_state not in FAILED
+
+    def answer(self) -> dict[str, Any]:
+        """Return the answer as expressions read it."""
+        if self.reply is None:
+            kind, message = (self.error.kind, str(self.error)) if self.error else ("agent_error", "no answer")
+            told = {"type": kind, "message": message}
+            data = self.results or {}
+            return {"status": "error", "text": "", "data": data, "files": [], "task_state": None, "error": told}
+        return _answer(self.reply)
+
+
+def _answer(reply: Reply) -> dict[str, Any]:
+    failed = reply.task_state in FAILED
+    return {
+        "status": "error" if failed else "success",
+        "text": reply.text,
+        "data": _data(reply.data),
+        "files": [{"name": file.name, "media_type": file.media_type, "url": file.url} for file in reply.files],
+        "task_state": reply.task_state,
+        "error": {"type": f"task_{reply.task_state}", "message": reply.text} if failed else None,
+    }
+
+
+def _data(parts: tuple[Any, ...]) -> Any:
+    """Return what the data parts say: all objects as one, or else the first part; {} if there is none."""
+    if all(isinstance(part, Mapping) for part in parts):
+        return {key: value for part in parts for key, value in part.items()}
+    return parts[0]
+
+
+def now() -> str:
+    """Return the time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
