@@ -1,4 +1,4 @@
-"""The ten demo agents, each called over a real socket in the dialect of A2A it speaks."""
+"""The demo agents of a call, each called over a real socket in the dialect of A2A it speaks."""
 
 from __future__ import annotations
 
@@ -194,9 +194,42 @@ def test_the_third_wrong_code_fails_the_task() -> None:
             ("input-required", "That code is not rig"),
             ("failed", "Too many wrong codes"),
         ]
+        assert _parts(said[-1])[1]["data"] == {"verified": False, "method": "one_time_code"}
         assert await line.refused("auth", "123456", taskId=task) == UNSUPPORTED
 
     _call(story, "auth")
+
+
+def test_an_identity_number_of_zeros_is_nobodys() -> None:
+    async def story(line: Line) -> None:
+        for words in ("0000", "it is 000-00-0000"):
+            told = await line.say("auth", words, "verify_identity")
+            assert (_state(told), _text(told)) == ("completed", "I could not verify your identity.")
+            assert _parts(told)[1]["data"] == {"verified": False, "method": "identity_number"}
+        corrected = await line.say("auth", "0000, sorry, 1234", "verify_identity")
+        assert _parts(corrected)[1]["data"]["verified"] is True
+
+    _call(story, "auth")
+
+
+@pytest.mark.parametrize("words", ["I don’t have the code", "I never received it", "no code", "111111? I give up"])
+def test_a_caller_without_a_code_is_not_verified(words: str) -> None:
+    async def story(line: Line) -> None:
+        task = (await line.say("auth", "let me in", "otp_verify"))["id"]
+        told = await line.say("auth", words, taskId=task)
+        assert (_state(told), _text(told)) == ("completed", "I could not verify you without the code.")
+        assert _parts(told)[1]["data"] == {"verified": False, "method": "one_time_code"}
+
+    _call(story, "auth")
+
+
+def test_a_caller_without_a_number_is_not_verified() -> None:
+    async def story(line: Line) -> dict[str, Any]:
+        told = await line.say("auth", "I do not know my identity number", "verify_identity")
+        assert _state(told) == "completed"
+        return dict(_parts(told)[1]["data"])
+
+    assert _call(story, "auth") == {"verified": False, "method": "identity_number"}
 
 
 def test_tasks_do_not_share_their_wrong_codes() -> None:

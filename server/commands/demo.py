@@ -1,4 +1,4 @@
-"""`flows demo`: the ten demo agents, the service, and one call walked through all five stages over HTTP."""
+"""`flows demo`: the demo agents, the service, and one call walked through all five stages over HTTP."""
 
 import asyncio
 import os

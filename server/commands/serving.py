@@ -11,8 +11,10 @@ from typing import Any
 
 import structlog
 
+from graph.store.errors import StoreError
 from server.app import create_app
 from server.commands.warning import warn
+from server.flows import Flows
 from server.listening import listen, serving, url_at, url_of
 from server.logs import configure_logs
 from server.runtime import open_runtime
@@ -33,7 +35,7 @@ def run_service(options: Mapping[str, Any]) -> None:
 
 
 def run_demo_agents(host: str) -> None:
-    """Serve the ten demo agents."""
+    """Serve the demo agents, each at its own port."""
     configure_logs("info")
     asyncio.run(_serve_demo_agents(host))
 
@@ -66,16 +68,41 @@ async def stopped() -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    stop = asyncio.create_task(stopped())
+    stop, hangups = asyncio.create_task(stopped()), asyncio.Queue[None]()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangups.put_nowait, None)
     with listen_for_service(settings) as listener:
         async with (
             open_runtime(settings) as runtime,
             serving(create_app(settings, runtime), listener, grace=grace_of(settings)),
         ):
+            reloading = asyncio.create_task(_reload_when_asked(runtime.flows, hangups))
             log.info("serving", url=url_of(listener), flow=runtime.routes.flow.flow, checkpointer=runtime.store.kind)
             await stop
             log.info("stopping")
+            reloading.cancel()
             runtime.stopping.set()
+
+
+async def _reload_when_asked(flows: Flows, hangups: asyncio.Queue[None]) -> None:
+    """Read the flows again with each SIGHUP, and log what came of it; stop if our terminal is what hung up."""
+    had_terminal = _has_terminal()
+    while True:
+        await hangups.get()
+        if had_terminal and not _has_terminal():
+            signal.raise_signal(signal.SIGTERM)
+            return
+        try:
+            await flows.reload()
+        except StoreError as error:
+            log.warning("flows not reloaded", reason=str(error))
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 async def _serve_demo_agents(host: str) -> None:

@@ -1,4 +1,4 @@
-"""Ten small but real A2A agents, so that the five stages of a call have someone to call."""
+"""Seventeen small but real A2A agents, so that the flows we ship have someone to call."""
 
 from server.demo_agents.agents import AGENTS, DemoAgent
 from server.demo_agents.hosting import UnknownAgent, build_app, serve, variables

@@ -1,4 +1,4 @@
-"""The ten demo agents on one screen: where each listens, which dialect of A2A it speaks, what it answers."""
+"""The seventeen demo agents on one screen: where each listens, which dialect of A2A it speaks, what it answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from typing import Literal, TypeAlias
 from server.demo_agents import desks, talkers
 from server.demo_agents.answer import Behaviour
 from server.demo_agents.auth import Auth
+from server.demo_agents.data_analyzer import data_analyzer
+from server.demo_agents.decision import decision
+from server.demo_agents.handoff import HandoffDesk
+from server.demo_agents.knowledge import knowledge
+from server.demo_agents.text_processor import text_processor
+from server.demo_agents.tickets import router, sentiment
 
 Dialect: TypeAlias = Literal["0.3", "1.0"]
 
@@ -43,5 +49,24 @@ AGENTS: Mapping[str, DemoAgent] = MappingProxyType(
         "balance": _row(8008, "1.0", lambda: talkers.balance, "Tells balances.", "balance_inquiry check_balance"),
         "closing": _row(8009, "1.0", lambda: talkers.closing, "Says goodbye.", "closing end_call feedback"),
         "fallback": _row(8010, "0.3", lambda: talkers.fallback, "Answers what nobody else can.", "unknown"),
+        "router": _row(8011, "1.0", lambda: router, "Sorts tickets.", "route_ticket"),
+        "knowledge": _row(8012, "0.3", lambda: knowledge, "Finds articles that answer.", "search_knowledge"),
+        "sentiment": _row(8013, "1.0", lambda: sentiment, "Reads how a customer feels.", "read_sentiment"),
+        "decision": _row(8014, "0.3", lambda: decision, "Resolves a ticket or escalates it.", "decide"),
+        "text_processor": _row(
+            8015,
+            "1.0",
+            lambda: text_processor,
+            "Does small tasks on a text.",
+            "sentiment_analysis text_summary keywords word_count extract classify refine format upper load",
+        ),
+        "data_analyzer": _row(
+            8016,
+            "0.3",
+            lambda: data_analyzer,
+            "Cleans data and reckons with it.",
+            "data_validation statistical_analysis total trend risk",
+        ),
+        "handoff": _row(8017, "1.0", HandoffDesk, "Tells callers that a person takes over.", "escalate"),
     }
 )

@@ -5,8 +5,8 @@ Nothing here knows A2A; `executor` translates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
 K = TypeVar("K")
@@ -24,6 +24,10 @@ class Asked:
     account_id: str
     message_id: str
     task_id: str
+    context_id: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """The data parts as one object; a part that is none is there under the name `data`."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from a2a.helpers import new_artifact, new_data_part, new_message, new_raw_part, new_text_part
 from a2a.server.agent_execution import AgentExecutor, RequestContext
@@ -18,6 +19,7 @@ from a2a.types import (
     TaskStatusUpdateEvent,
 )
 from a2a.utils.errors import InvalidParamsError
+from google.protobuf.json_format import MessageToDict
 
 from server.demo_agents.answer import Answer, Asked, Behaviour
 
@@ -63,7 +65,19 @@ def _asked(context: RequestContext, message: Message) -> Asked:
         account_id=_said(message, "account_id"),
         message_id=message.message_id,
         task_id=context.task_id or "",
+        context_id=context.context_id or "",
+        data=_data(message),
+        metadata=MessageToDict(message.metadata),
     )
+
+
+def _data(message: Message) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for part in message.parts:
+        if part.HasField("data"):
+            value = MessageToDict(part.data)
+            data.update(value if isinstance(value, dict) else {"data": value})
+    return data
 
 
 def _said(message: Message, key: str) -> str:
