@@ -228,7 +228,7 @@ def _written(flow: Flow) -> Found:
             yield ("inputs", number), f"{name!r} {taken[name]}; choose another name"
     for stage_name, stage in flow.stages.items():
         for place, name in outputs_of(stage):
-            if name in taken:
+            if name in taken and name != stage_name:  # its own name then means what it keeps, not its answer
                 yield ("stages", stage_name, *place), f"{name!r} {taken[name]}; choose another name"
 
 

@@ -37,7 +37,7 @@ class Flow(Record):
     turn_timeout: Seconds | None = Field(
         default=None, description="How long one turn may take, every agent in it included (20s unless configured)."
     )
-    agents: dict[Name, Agent] = Field(min_length=1, description="The agents the stages may name.")
+    agents: dict[Name, Agent] = Field(default_factory=dict, description="The agents the stages may name.")
     inputs: list[Name] = Field(default_factory=list, description="Names that whoever starts a run gives values to.")
     stages: dict[Name, Stage] = Field(
         min_length=1,

@@ -35,7 +35,7 @@ def moved(facts: FlowFacts, state: CallState, place: Place, answer: Mapping[str,
     """Return where the run goes with its stage's answer, or its agent's failure."""
     taken, passes = state.get("taken", {}), state.get("passes", {}).get(place.name, 0) + 1
     try:
-        news = kept_of(place.stage.output, answer) | _own(facts, place, answer)
+        news = _own(facts, place, answer) | kept_of(place.stage.output, answer)
         known = known_to(facts, state, {**state.get("context", {}), **news}) | {ANSWER: answer}
         if answer["status"] == "error":
             return Move(_after_error(facts, place, known, taken), news)
