@@ -18,6 +18,7 @@ from graph.loader import load_flow
 from graph.paths import Paths
 from graph.proofs import names_of, reads_of
 from graph.routing import CLASSIFIER, Routes, decide, routes_of
+from graph.schema import input_of, state_of
 from nodes.asking import World
 from nodes.branches import ITEM_NODE, BranchesNode, BranchNode, ItemNode
 from nodes.classify import CLASSIFIER_TIMEOUT, ClassifierNode, TriggerClassifier
@@ -80,7 +81,7 @@ def build_graph(
         agent_timeout=agent_timeout,
     )
     world = World(caller or Caller(), model or NoModels())
-    graph = StateGraph(CallState, context_schema=TurnContext, input_schema=CallInput)
+    graph = StateGraph(state_of(loaded), context_schema=TurnContext, input_schema=input_of(loaded))
     ways = _ways(loaded)
     for place in routes.places.values():
         _add_stage(graph, facts, place, world, ways[place.name])
@@ -96,7 +97,9 @@ def build_graph(
         graph.add_edge(FALLBACK, END)
     if routes.stages_of:
         recognise = classifier or TriggerClassifier(loaded.triggers)
-        node = ClassifierNode(routes.places, recognise, classifier_timeout, restarts=loaded.restarts)
+        node = ClassifierNode(
+            routes.places, recognise, classifier_timeout, anywhere=list(loaded.anywhere), restarts=loaded.restarts
+        )
         graph.add_node(CLASSIFIER, node)
     _enter(graph, routes)
     saver = _in_memory() if checkpointer == "memory" else checkpointer

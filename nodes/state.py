@@ -5,10 +5,10 @@ What stages that run at once may both write has a reducer; what only one stage a
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
-from langgraph.channels import EphemeralValue, Topic
+from langgraph.channels import BinaryOperatorAggregate, EphemeralValue, Topic
 from typing_extensions import TypedDict
 
 from nodes.ports import Part
@@ -158,6 +158,26 @@ class CallInput(TypedDict, total=False):
     """What else the caller wants, besides `intent`."""
 
 
+_NOTHING: Any = EphemeralValue(str).value
+"""What LangGraph's channels hold while they hold nothing."""
+
+
+class Reduced(BinaryOperatorAggregate[Any]):
+    """What several nodes may write at once; while it holds nothing it is not there, and so is not saved."""
+
+    def __init__(self, typ: type[Any], operator: Callable[[Any, Any], Any]) -> None:
+        super().__init__(typ, operator)
+        self.value = _NOTHING
+
+    def update(self, values: Sequence[Any]) -> bool:
+        """Take what the super-step's nodes wrote."""
+        if values and self.value is _NOTHING:
+            self.value = self.typ()
+        changed = super().update(values)
+        self.value = self.value or _NOTHING
+        return changed
+
+
 class Trail(Topic[Step]):
     """The steps made in one super-step, numbered in order: stages that run at once cannot know each other's numbers.
 
@@ -190,11 +210,6 @@ def united(known: list[int], news: list[int]) -> list[int]:
     return list(dict.fromkeys([*known, *news]))
 
 
-def later(known: str, news: str) -> str:
-    """Return the later of two times (LangGraph takes no `max`: it has no signature)."""
-    return max(known, news)
-
-
 def whole(value: Any) -> dict[str, Any]:
     """Return what replaces a channel's value whatever its reducer (LangGraph's JSON form of `Overwrite`)."""
     return {"__overwrite__": value}
@@ -214,7 +229,7 @@ class CallState(TypedDict, total=False):
     flow_digest: str
     """The content hash of the flow's version that the run began with."""
     current_flow_id: int
-    completed_flows: Annotated[list[int], united]
+    completed_flows: Annotated[list[int], Reduced(list, united)]
     is_complete: bool
     run: int
     """Counts from 1; a flow that restarts has several runs in one call."""
@@ -223,28 +238,28 @@ class CallState(TypedDict, total=False):
     run_began_at: str
     ended: Ended | None
     session_summary: Summary | None
-    context: Annotated[dict[str, Any], merged]
+    context: Annotated[dict[str, Any], Reduced(dict, merged)]
     """What the run knows by name: inputs, outputs, and the answers of stages that some expression reads."""
-    passes: Annotated[dict[str, int], kept]
+    passes: Annotated[dict[str, int], Reduced(dict, kept)]
     """How often the run has passed a stage in a row, because its `repeat` says so."""
     taken: dict[str, int]
     """How often each way was taken that is open only so often."""
-    done: Annotated[dict[str, Done], merged]
+    done: Annotated[dict[str, Done], Reduced(dict, merged)]
     """The stages that are done with, in a flow whose order comes from `needs`."""
-    branches: Annotated[dict[str, Any], kept]
+    branches: Annotated[dict[str, Any], Reduced(dict, kept)]
     """Of a stage that asks several at once: that it is at work (by its name), and the answers so far (by branch)."""
-    asked: Annotated[dict[str, Question], kept]
+    asked: Annotated[dict[str, Question], Reduced(dict, kept)]
     """The questions that wait for a person, by stage."""
     requests: list[Request]
     """What else the caller asked for."""
-    step_count: Annotated[int, operator.add]
+    step_count: Annotated[int, Reduced(int, operator.add)]
     """How many steps the call has; a node writes how many it made."""
-    remote_tasks: Annotated[dict[str, RemoteTask], kept]
+    remote_tasks: Annotated[dict[str, RemoteTask], Reduced(dict, kept)]
     """By agent name; where several talks with an agent may go on at once, by the talk's."""
     last_agent: str
     """Who answered the caller last, the fallback aside."""
     created_at: str
-    updated_at: Annotated[str, later]
+    updated_at: Annotated[str, Reduced(str, max)]
 
     steps: Annotated[list[Step], Trail(Step)]
     """The steps made in the last super-step; the trail is kept beside the state (or is the state's history)."""
