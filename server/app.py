@@ -7,7 +7,19 @@ from fastapi import FastAPI
 from starlette.responses import RedirectResponse
 
 from server import problems
-from server.doors import a2a, health, orchestrate, sessions, stream, websocket
+from server.doors import (
+    a2a,
+    executions,
+    flows,
+    health,
+    orchestrate,
+    runs,
+    sessions,
+    stream,
+    tickets,
+    websocket,
+    workflows,
+)
 from server.doors.hosts import KnownHosts
 from server.listening import is_loopback
 from server.runtime import Runtime, open_runtime
@@ -36,7 +48,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     problems.install(app)
     if is_loopback(settings.host):
         app.add_middleware(KnownHosts, public_url=settings.public_url)
-    for door in (orchestrate, stream, websocket, sessions, health):
+    for door in (orchestrate, stream, websocket, sessions, flows, runs, executions, workflows, tickets, health):
         app.include_router(door.router)
 
     @app.get("/", include_in_schema=False)

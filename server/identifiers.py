@@ -28,6 +28,7 @@ def _absent_if_blank(value: Any) -> Any:
 
 
 Id = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(_legal_id)]
+IntentName = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(_no_controls)]
 Intent = Annotated[
     Annotated[str, Field(max_length=ID_LENGTH), AfterValidator(_no_controls)] | None,
     BeforeValidator(_absent_if_blank),

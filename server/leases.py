@@ -41,30 +41,46 @@ async def once_free(work: Callable[[], Awaitable[Done]], give_up: float) -> Done
 
 
 @asynccontextmanager
-async def held(calls: Calls, turn: OpenTurn) -> AsyncIterator[None]:
-    """Hold the turn's lease while the context is open."""
+async def held(calls: Calls, turn: OpenTurn, *, resumes: bool = False) -> AsyncIterator[None]:
+    """Hold the turn's lease while the context is open.
+
+    Args:
+        calls: where the call lives.
+        turn: the turn.
+        resumes: whether another is to go on with the turn if this task is cancelled.
+    """
+    cut_off = False
     try:
         async with _renewing(calls, turn):
             yield
+    except asyncio.CancelledError:
+        cut_off = resumes
+        raise
     finally:
         if not turn.closed:
-            await give_back(calls, turn)
+            await give_back(calls, turn, open_still=cut_off)
 
 
-async def give_back(calls: Calls, turn: OpenTurn) -> None:
-    """Give the lease back even if the client's task is cancelled; a store that fails lets it run out."""
+async def give_back(calls: Calls, turn: OpenTurn, *, open_still: bool = False) -> None:
+    """Give the lease back even if the client's task is cancelled; a store that fails lets it run out.
+
+    Args:
+        calls: where the call lives.
+        turn: the turn.
+        open_still: whether the turn stays open, for another to go on with.
+    """
     try:
-        await asyncio.shield(asyncio.ensure_future(_given_back(calls, turn)))
+        await asyncio.shield(asyncio.ensure_future(_given_back(calls, turn, open_still)))
     except StoreError as error:
         log.warning("lease not given back", reason=str(error))
 
 
-async def _given_back(calls: Calls, turn: OpenTurn) -> None:
+async def _given_back(calls: Calls, turn: OpenTurn, open_still: bool) -> None:
     """Give the lease back, but not under a save: that of a cancelled run goes on after the run has raised."""
     if turn.saving is not None and not turn.saving.done():
         await asyncio.wait({turn.saving}, timeout=LEASE_SECONDS)
     if not turn.closed:
-        await calls.abandon(turn)
+        await (calls.let_go(turn) if open_still else calls.abandon(turn))
 
 
 @asynccontextmanager

@@ -49,6 +49,38 @@ class SessionNotFound(Exception):
     """No call of that name has taken a turn, or it has expired."""
 
 
+class NotAdmin(Exception):
+    """Only who administers the service may do this."""
+
+
+class FlowNotFound(Exception):
+    """No flow of that name is served."""
+
+
+class WorkflowNotFound(Exception):
+    """No workflow of that name was made."""
+
+
+class ExecutionNotFound(Exception):
+    """No execution of that name has begun, or it has expired."""
+
+
+class ExecutionEnded(Exception):
+    """The execution has ended, so that nothing can be done with it any more."""
+
+
+class NotWaiting(Exception):
+    """The execution waits for nobody's answer."""
+
+
+class TicketNotFound(Exception):
+    """No ticket of that name was sent."""
+
+
+class TicketReused(Exception):
+    """A ticket's name is that of another ticket."""
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 says."""
 
@@ -90,6 +122,16 @@ TABLE: Mapping[type[Exception], Row] = {
     BodyTooLarge: Row(413, "body-too-large", "The request is too large", code=-32600),
     NotJson: Row(415, "unsupported-media-type", "The request is not JSON", code=-32005),
     SessionNotFound: Row(404, "session-not-found", "There is no such session", code=-32001),
+    NotAdmin: Row(
+        401, "not-admin", "Only who administers the service may do this", {"www-authenticate": "Bearer"}, -32600
+    ),
+    FlowNotFound: Row(404, "flow-not-found", "There is no such flow", code=_INVALID),
+    WorkflowNotFound: Row(404, "workflow-not-found", "There is no such workflow", code=_INVALID),
+    ExecutionNotFound: Row(404, "execution-not-found", "There is no such execution", code=-32001),
+    ExecutionEnded: Row(409, "execution-ended", "The execution has ended", code=_UNSUPPORTED),
+    NotWaiting: Row(409, "not-waiting", "The execution waits for no answer", code=_UNSUPPORTED),
+    TicketNotFound: Row(404, "ticket-not-found", "There is no such ticket", code=-32001),
+    TicketReused: Row(409, "ticket-reused", "The ticket_id names another ticket", code=_INVALID),
     KeyReused: Row(422, "key-reused", "The idempotency key names another message", code=_INVALID),
     Busy: Row(409, "turn-in-flight", "Another turn of this call is in flight", {"retry-after": "1"}, _UNSUPPORTED),
     TurnLost: Row(409, "turn-lost", "Another turn of this call has taken over", {"retry-after": "1"}, _UNSUPPORTED),
@@ -102,6 +144,7 @@ REFUSALS: Mapping[str, Row] = {
     "flow-changed": Row(
         409, "flow-changed", "The call is at a stage that this service's flow does not have", code=_UNSUPPORTED
     ),
+    "another-flow": Row(409, "another-flow", "The call is of another flow", code=_INVALID),
     "another-account": Row(409, "another-account", "The call belongs to another account", code=_INVALID),
 }
 _HTTP_ERRORS = {404: ("not-found", "There is nothing here"), 405: ("method-not-allowed", "Not with this method")}

@@ -1,9 +1,11 @@
-"""Everything a service holds open, opened in order and closed in reverse: store, way to the agents, graph, turns."""
+"""Everything a service holds open, opened in order and closed in reverse: store, way to the agents, flows, turns."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from pydantic import SecretStr
@@ -11,16 +13,19 @@ from pydantic import SecretStr
 from graph.builder import CallGraph, build_graph
 from graph.classifier import choose_classifier
 from graph.flow import Flow
-from graph.loader import load_flow
-from graph.routing import Routes, routes_of
+from graph.models import choose_model
+from graph.routing import Routes
 from graph.store.opening import Store, open_store
-from nodes.ports import Classifier
+from nodes.ports import Classifier, Model
 from nodes.remote import Caller, open_client
 from server.a2a.notifying import Notifier
 from server.a2a.push import CallPushConfigs
 from server.a2a.push_delivery import PushSender
 from server.a2a.push_guard import PushGuard
-from server.a2a.tasks import CallTasks
+from server.a2a.tasks import thread_of_task
+from server.flow_files import must_check, read_flows
+from server.flows import Build, Flows
+from server.resuming import keeping_on
 from server.settings import Settings
 from server.turns import Turns
 
@@ -32,15 +37,18 @@ class Runtime:
     """What the doors use."""
 
     settings: Settings
-    routes: Routes
+    flows: Flows
     store: Store
-    graph: CallGraph
     turns: Turns
-    tasks: CallTasks
     push_configs: CallPushConfigs
     push_guard: PushGuard
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service stops: what streams ends."""
+
+    @property
+    def routes(self) -> Routes:
+        """The default flow, in the version that new calls begin on."""
+        return self.flows.current().routes
 
 
 @asynccontextmanager
@@ -49,14 +57,16 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
 
     Args:
         settings: how it is configured.
-        env: where the flow's `${NAME}` are looked up; the process's environment by default.
+        env: where the flows' `${NAME}` are looked up; the process's environment by default.
 
     Raises:
-        graph.loader.FlowError: if the flow does not check.
+        graph.loader.FlowError: if a flow that the settings name does not check.
         graph.store.errors.StoreError: if the store cannot be used.
         graph.store.embedded.EmbeddedStoreError: if the embedded store cannot be started.
     """
-    routes = routes_of(load_flow(settings.flow, env))
+    known = os.environ if env is None else env
+    files = partial(read_flows, settings.flow, settings.flows, known)
+    found = await asyncio.to_thread(must_check, files)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
             open_store(
@@ -66,43 +76,60 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
                 ttl=settings.session_ttl_seconds,
             )
         )
-        graph = build_graph(
-            routes.flow,
-            caller=await stack.enter_async_context(Caller(open_client(), max_reply_bytes=settings.max_reply_bytes)),
-            classifier=await _classifier(settings, stack),
+        flows = Flows(store, await _build(settings, store, stack), tenant=settings.tenant, env=known, files=files)
+        await flows.open(found)
+        push_configs = CallPushConfigs(store.calls, partial(thread_of_task, settings.tenant))
+        guard = PushGuard(settings.push_allow)
+        sender = await stack.enter_async_context(PushSender(guard, current=push_configs.current))
+        turns = Turns(
+            flows,
+            store.calls,
+            store.events,
+            tenant=settings.tenant,
+            turn_timeout=settings.turn_timeout_seconds,
+            busy_wait=settings.busy_wait_seconds,
+            hooks=[Notifier(sender, flows)],
+        )
+        await stack.enter_async_context(turns)
+        await stack.enter_async_context(keeping_on(turns, flows, store.calls, settings.tenant))
+        yield Runtime(settings, flows, store, turns, push_configs, guard)
+
+
+async def _build(settings: Settings, store: Store, stack: AsyncExitStack) -> Build:
+    """Return what compiles a flow: all of them share one way to the agents."""
+    caller = await stack.enter_async_context(Caller(open_client(), max_reply_bytes=settings.max_reply_bytes))
+    classifier, model = await _classifier(settings, stack), await _model(settings, stack)
+
+    def build(flow: Flow) -> CallGraph:
+        _warn_of_short_turns(settings, flow)
+        return build_graph(
+            flow,
+            caller=caller,
+            classifier=classifier,
+            model=model,
             checkpointer=store.saver,
             agent_timeout=settings.agent_timeout_seconds,
             classifier_timeout=settings.classifier_timeout_seconds,
         )
-        tasks = CallTasks(store.calls, store.events, routes, settings.tenant)
-        push_configs = CallPushConfigs(store.calls, tasks.thread_of_task)
-        guard = PushGuard(settings.push_allow)
-        sender = await stack.enter_async_context(PushSender(guard, current=push_configs.current))
-        turns = Turns(
-            graph,
-            routes,
-            store.calls,
-            store.events,
-            tenant=settings.tenant,
-            turn_timeout=_turn_timeout(settings, routes.flow),
-            stop_timeout=settings.turn_timeout_seconds,
-            busy_wait=settings.busy_wait_seconds,
-            hooks=[Notifier(sender, routes)],
-        )
-        await stack.enter_async_context(turns)
-        yield Runtime(settings, routes, store, graph, turns, tasks, push_configs, guard)
+
+    return build
 
 
-def _turn_timeout(settings: Settings, flow: Flow) -> float:
-    """Return how long a turn may take, seconds; an agent that is given longer than that is cut off."""
+def _warn_of_short_turns(settings: Settings, flow: Flow) -> None:
+    """Say which agents are given longer than a turn may take: they are cut off."""
     seconds = flow.turn_timeout or settings.turn_timeout_seconds
     asked = {f"agent {name}": agent.timeout for name, agent in flow.agents.items()}
     asked |= {f"stage {name}": stage.timeout for name, stage in flow.stages.items()}
     asked["FLOWS_AGENT_TIMEOUT_SECONDS"] = settings.agent_timeout_seconds
     for who, timeout in asked.items():
         if timeout and timeout > seconds:
-            log.warning("a turn is shorter than what it waits for", turn=seconds, timeout_of=who, timeout=timeout)
-    return seconds
+            log.warning(
+                "a turn is shorter than what it waits for",
+                flow=flow.flow,
+                turn=seconds,
+                timeout_of=who,
+                timeout=timeout,
+            )
 
 
 async def _classifier(settings: Settings, stack: AsyncExitStack) -> Classifier | None:
@@ -110,6 +137,16 @@ async def _classifier(settings: Settings, stack: AsyncExitStack) -> Classifier |
     # In a thread: with a key, langchain-openai is imported here, and that takes seconds.
     chosen = await asyncio.to_thread(
         choose_classifier, key, model=settings.openai_model, base_url=_plain(settings.openai_base_url)
+    )
+    if chosen is not None:
+        stack.push_async_callback(chosen.aclose)
+    return chosen
+
+
+async def _model(settings: Settings, stack: AsyncExitStack) -> Model | None:
+    key = _plain(settings.openai_api_key)
+    chosen = await asyncio.to_thread(
+        choose_model, key, model=settings.openai_model, base_url=_plain(settings.openai_base_url)
     )
     if chosen is not None:
         stack.push_async_callback(chosen.aclose)

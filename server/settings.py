@@ -30,8 +30,13 @@ class Settings(BaseSettings):
     checkpointer: Checkpointer = "auto"
     data_dir: Path = Path(".flows")
     flow: str = "call"
+    flows: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Further flows: shipped ones, files, and folders of files; None for every shipped flow."""
+    admin_token: SecretStr | None = Field(default=None, min_length=16)
+    """What those show who administer a service that others than this machine can reach."""
     tenant: str = Field(default="default", min_length=1, max_length=100)
     session_ttl_seconds: int = Field(default=3600, ge=1)
+    execution_ttl_seconds: int = Field(default=2_592_000, ge=1)
     agent_timeout_seconds: float = Field(default=15, gt=0)
     turn_timeout_seconds: float = Field(default=20, gt=0)
     classifier_timeout_seconds: float = Field(default=3, gt=0)
@@ -43,9 +48,9 @@ class Settings(BaseSettings):
     push_allow: Annotated[tuple[str, ...], NoDecode] = ()
     log_level: LogLevel = "info"
 
-    @field_validator("push_allow", mode="before")
+    @field_validator("push_allow", "flows", mode="before")
     @classmethod
-    def _hosts(cls, value: Any) -> Any:
+    def _listed(cls, value: Any) -> Any:
         return [entry.strip() for entry in value.split(",") if entry.strip()] if isinstance(value, str) else value
 
     @field_validator("push_allow")

@@ -5,13 +5,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from graph.store.calls import CallRecord, OpenTurn
+from graph.routing import Routes
+from graph.store.calls import CallRecord, OpenedTurn, OpenTurn
 from graph.trail import answer, full_summary
 from nodes.ports import Part
+from nodes.runs import has_ended
 from nodes.state import CallInput, Step
 
 NOT_SAID = "unknown"
 """What is recorded as account or eci of a call whose caller never said."""
+NO_ANSWER: Any = object()
+"""Stands for the answer of a message that brings none: null may be an answer."""
+_REMEMBERED = (
+    *("account_id", "eci", "intent", "language", "metadata", "parts", "caller_message_id", "key"),
+    *("run", "context", "further_intents", "answer_for"),
+)
+"""What is said of an open turn besides the message, where there is something to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +45,29 @@ class TurnRequest:
     """The run of the flow that the message is meant for; None for whichever is open."""
     begins: bool = False
     """Whether the message is refused if it does not begin the call: its key named the call, and nothing else does."""
+    flow: str | None = None
+    """The flow that a new call begins on, by name; None for the default one. A call that exists has to be of it."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """What a run knows by name as it begins: the flow's `inputs`. Of no meaning in a run that has begun."""
+    answer: Any = NO_ANSWER
+    """A person's answer to the question that the call waits with."""
+    answer_for: str | None = None
+    """The stage whose question it answers; where several wait, no other takes it."""
+    further_intents: Sequence[str] = ()
+    """What else the caller wants, besides `intent`."""
+    ttl: float | None = None
+    """Seconds the call is kept after its last turn from now on; None leaves that as it is."""
 
     def said(self) -> dict[str, Any]:
-        """Return what readers may know of the turn while it is open."""
-        told = {"key": self.key, "caller_message_id": self.caller_message_id, "parts": list(self.parts)}
-        return {"input_message": self.input_message, **{name: value for name, value in told.items() if value}}
+        """Return what readers may know of the turn while it is open: all that it takes to go on with it."""
+        told = {name: getattr(self, name) for name in _REMEMBERED}
+        said = {name: value for name, value in told.items() if value}
+        answer = {} if self.answer is NO_ANSWER else {"answer": self.answer}
+        return {"input_message": self.input_message, **said, **answer}
 
     def inputs(self, turn: OpenTurn) -> CallInput:
-        """Return what the message brings into the graph; the first of a call also says whose it is."""
+        """Return what the message brings into the graph; the first of a call also says whose it is, and that of a run
+        what the run knows."""
         said: CallInput = {
             "input_message": self.input_message,
             "intent": self.intent,
@@ -53,7 +77,15 @@ class TurnRequest:
             said["parts"] = list(self.parts)
         if self.caller_message_id:
             said["caller_message_id"] = self.caller_message_id
+        if self.further_intents:
+            said["further_intents"] = list(self.further_intents)
+        if self.answer is not NO_ANSWER:
+            said["answer"] = self.answer
+        if self.answer_for:
+            said["answer_for"] = self.answer_for
         new = turn.loaded is None
+        if self.context and (new or has_ended(turn.state)):
+            said["context"] = dict(self.context)
         if self.eci or new:
             said["eci"] = self.eci or NOT_SAID
         if new or (self.account_id and turn.state.get("account_id") == NOT_SAID):
@@ -62,6 +94,14 @@ class TurnRequest:
             said["call_identify_id"] = self.call_identify_id
             said["incarnation"] = turn.incarnation
         return said
+
+
+def said_again(call_identify_id: str, opened: OpenedTurn) -> TurnRequest:
+    """Return the message of a turn whose process died, to go on with it; an answer only if it was not taken yet."""
+    said = {name: value for name, value in opened.said.items() if name in _REMEMBERED}
+    answer = NO_ANSWER if opened.committed else opened.said.get("answer", NO_ANSWER)
+    known = {"account_id": None, "eci": None, "input_message": opened.said.get("input_message", "")}
+    return TurnRequest(call_identify_id, **{**known, **said}, answer=answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +117,8 @@ class Taken:
     state: Mapping[str, Any]
     before: bool = False
     """Whether it had answered the very same message before."""
+    routes: Routes | None = None
+    """The version of the flow that the run is on; None if the turn was taken before."""
 
     def answer(self) -> dict[str, Any]:
         """Return what the client is told."""
@@ -93,6 +135,8 @@ class Started:
     run: int
     """The run of the flow it belongs to."""
     taking: "asyncio.Task[Taken]"
+    routes: Routes
+    """The version of the flow that the run is on."""
 
 
 Begun = Callable[[OpenTurn, int], Awaitable[None]]

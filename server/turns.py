@@ -9,86 +9,74 @@ commit  the saver's one `aput` (`core`), or `finish` for a saver that cannot com
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 import structlog
 
-from graph.builder import CallGraph
-from graph.routing import Refused, Routes, decide, next_run, same_account
-from graph.store.calls import Calls, OpenTurn, new_steps
+from graph.routing import Refused
+from graph.store.calls import CallRecord, Calls, OpenedTurn, OpenTurn, new_steps
 from graph.store.errors import Busy, StoreError
 from graph.store.events import Events
 from graph.store.names import thread_name
 from nodes.ports import TurnContext
 from nodes.spec import UNKNOWN
+from nodes.state import Step
+from server.deciding import Decider, run_of
+from server.flows import Flows, Version
 from server.leases import give_back, held, once_free
-from server.problems import KeyReused, document_of
-from server.turn import NOT_SAID, Begun, Started, Taken, TurnHook, TurnRequest, taken_before
+from server.problems import document_of
+from server.turn import Begun, Started, Taken, TurnHook, TurnRequest, said_again, taken_before
+from server.underway import Audience, Underway
+
+MOST_RESUMED = 5
+"""How often a run is gone on with at most that committed nothing since its process died: it may be why it did."""
 
 _OBEYING_AGAIN_SECONDS = 1.0
 
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class _Begun:
-    """A turn that holds its lease and was found legal."""
-
-    turn: OpenTurn
-    request: TurnRequest
-    deadline: float
-    run: int
-    followed: bool = False
-    """Whether anybody hears what happens in it: who follows its events, or is notified."""
-    told: int = 0
-    """How many events were told of it."""
-    cancel: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class Turns:
     """Takes turns on calls.
 
     Args:
-        graph: the compiled flow.
-        routes: the flow as the router sees it.
+        flows: the flows that calls may be of.
         calls: where the calls live.
         events: where those who follow a turn read what happens in it.
         tenant: whose calls these are.
-        turn_timeout: seconds a turn may take, waiting for a busy call included.
+        turn_timeout: seconds a turn may take where its flow does not say, waiting for a busy call included.
         busy_wait: seconds to wait for a call that is busy with another turn.
-        stop_timeout: seconds that turns under way have to end when the service stops; a turn's time by default.
         hooks: who is told of turns.
     """
 
     def __init__(
         self,
-        graph: CallGraph,
-        routes: Routes,
+        flows: Flows,
         calls: Calls,
         events: Events,
         *,
         tenant: str,
         turn_timeout: float,
         busy_wait: float,
-        stop_timeout: float | None = None,
         hooks: Sequence[TurnHook] = (),
     ) -> None:
-        self._graph = graph
-        self._routes = routes
+        self._flows = flows
         self._calls = calls
         self._events = events
         self._tenant = tenant
         self._turn_timeout = turn_timeout
         self._busy_wait = busy_wait
-        self._stop_timeout = turn_timeout if stop_timeout is None else stop_timeout
-        self._hooks = hooks
-        self._waits = routes.flow.waits_for == "caller"
-        self._open: dict[str, _Begun] = {}
+        self._audience = Audience(events, hooks)
+        self._open: dict[str, Underway] = {}
         self._started: set[asyncio.Task[Taken]] = set()
-        self.refused: Counter[str] = Counter()
+        self._decider = Decider(flows)
+
+    @property
+    def refused(self) -> Counter[str]:
         """Turns that were not legal, by reason."""
+        return self._decider.refused
 
     async def __aenter__(self) -> Self:
         self._obeying = asyncio.create_task(self._obey_cancels())
@@ -100,7 +88,7 @@ class Turns:
         """Wait a while for the turns that were started; other replicas may still cancel them."""
         started = set(self._started)
         if started:
-            await asyncio.wait(started, timeout=self._stop_timeout)
+            await asyncio.wait(started, timeout=self._turn_timeout)
         self._obeying.cancel()
         for taking in started:
             taking.cancel()
@@ -122,6 +110,7 @@ class Turns:
 
         Raises:
             Refused: if the turn is not legal now; nothing was saved.
+            FlowNotFound: if it names a flow that is not served; nothing was saved.
             KeyReused: if the message's key named another message before.
             Busy: if the call was still busy after the wait.
             SaveUnknown: if the store did not confirm that the turn was saved.
@@ -136,13 +125,39 @@ class Turns:
         A message that was answered before is returned as it was taken then.
         """
         begun = await self._begin(request, True, once_begun)
-        if isinstance(begun, Taken):
-            return begun
+        return begun if isinstance(begun, Taken) else self._going(begun)
+
+    async def resume(self, call_identify_id: str, record: CallRecord) -> Started | None:
+        """Go on with a run that goes by itself, where its process left it; None if that is not to be done, or another
+        does it.
+
+        Args:
+            call_identify_id: the call.
+            record: of the call, with the turn whose process died (`Calls.dead`).
+
+        Raises:
+            StoreError: if the store failed.
+        """
+        opened = record.opened
+        version = await self._flows.version_of({}, record.version) if opened else None
+        if opened is None or version is None or version.flow.waits_for == "caller":
+            return None
+        if _times_resumed(opened) > MOST_RESUMED:
+            log.error("run not gone on with: its process dies of it", call=call_identify_id)
+            return None
+        try:
+            begun = await self._begin(said_again(call_identify_id, opened), True, None, died=opened)
+        except (Busy, Refused) as refusal:
+            log.info("run not gone on with", call=call_identify_id, reason=str(refusal))
+            return None
+        return None if isinstance(begun, Taken) else self._going(begun)
+
+    def _going(self, begun: Underway) -> Started:
         begun.followed = True
         taking = asyncio.create_task(self._go(begun))
         self._started.add(taking)
         taking.add_done_callback(self._settled)
-        return Started(request, begun.turn, begun.run, taking)
+        return Started(begun.request, begun.turn, begun.run, taking, begun.version.routes)
 
     async def cancel(self, call_identify_id: str, run: int) -> None:
         """End a run of the call now: the graph at work, the agents' open tasks, then the run; not one that has ended.
@@ -155,11 +170,16 @@ class Turns:
         thread = thread_name(self._tenant, call_identify_id)
         deadline = self._in(self._turn_timeout)
         turn = await once_free(lambda: self._begin_or_interrupt(thread, run), deadline)
-        if turn.state.get("ended") or self._run_of(turn) != run:
+        try:
+            version = await self._decider.version(turn, request)
+        except BaseException:
+            await give_back(self._calls, turn)
+            raise
+        if turn.state.get("ended") or run_of(turn, version) != run:
             await give_back(self._calls, turn)
             return
-        turn.wants_trail = bool(turn.push)
-        begun = _Begun(turn, request, deadline, run, followed=True)
+        turn.wants_trail, turn.version, turn.one_save = bool(turn.push), version.key, version.saves_once
+        begun = Underway(turn, request, version, deadline, run, followed=True)
         begun.cancel.set()
         await self._go(begun)
 
@@ -202,31 +222,48 @@ class Turns:
                 await self._events.ask_to_cancel(f"{thread}.{run}")
             raise
 
-    async def _begin(self, request: TurnRequest, wants_trail: bool, once_begun: Begun | None) -> _Begun | Taken:
+    async def _begin(
+        self, request: TurnRequest, wants_trail: bool, once_begun: Begun | None, *, died: OpenedTurn | None = None
+    ) -> Underway | Taken:
         """Take the lease and find the turn legal, or find that the message was answered before."""
-        deadline = self._in(self._turn_timeout)
+        now = asyncio.get_running_loop().time()
         thread = thread_name(self._tenant, request.call_identify_id)
-        turn = await self._begun(thread, request, deadline)
+        if_new = await self._flows.find(request.flow)
+        turn = await self._begun(thread, request, if_new, now + self._seconds_of(if_new), died)
         if turn.answered is not None:
             return await self._taken_before(request, thread, turn.answered)
-        turn.one_save = self._waits
         try:
-            run = self._legal(turn, request)
+            version, run = await self._decider.legal(turn, request)
+            turn.version, turn.one_save = version.key, version.saves_once
             if once_begun is not None:
                 await once_begun(turn, run)
-        except BaseException:
-            await give_back(self._calls, turn)
+        except BaseException as error:
+            await give_back(self._calls, turn, open_still=died is not None and not isinstance(error, Refused))
             raise
         notifies = bool(turn.push)
         turn.wants_trail = wants_trail or notifies
-        return _Begun(turn, request, deadline, run, followed=notifies or turn.followed)
+        deadline = now + self._seconds_of(version)
+        return Underway(turn, request, version, deadline, run, followed=notifies or turn.followed)
 
-    async def _begun(self, thread: str, request: TurnRequest, deadline: float) -> OpenTurn:
-        async def begin() -> OpenTurn:
-            return await self._calls.begin(
-                thread, said={**request.said(), "flow": self._routes.flow.flow}, key=request.key
-            )
+    def _seconds_of(self, version: Version) -> float:
+        """Return how long a turn of the flow may take."""
+        return version.flow.turn_timeout or self._turn_timeout
 
+    async def _begun(
+        self, thread: str, request: TurnRequest, if_new: Version, deadline: float, died: OpenedTurn | None
+    ) -> OpenTurn:
+        if died is not None:
+            said = {**request.said(), "flow": died.said.get("flow"), "resumed": _times_resumed(died)}
+            return await self._calls.begin(thread, said=said, key=request.key, resumes=True, died=died.token)
+        begin = partial(
+            self._calls.begin,
+            thread,
+            said={**request.said(), "flow": if_new.flow.flow},
+            key=request.key,
+            version=if_new.key,
+            ttl=None if request.ttl is None else max(1, round(request.ttl)),
+            resumes=if_new.flow.waits_for == "nothing",
+        )
         try:
             return await once_free(begin, self._in(self._busy_wait))
         except Busy:
@@ -239,94 +276,63 @@ class Turns:
         record = await self._calls.read(thread) if request.key else None
         return bool(record and record.opened and record.opened.said.get("key") == request.key)
 
-    def _legal(self, turn: OpenTurn, request: TurnRequest) -> int:
-        """Return the run that the turn belongs to.
-
-        Raises:
-            Refused: if the turn is not legal now.
-            KeyReused: if it was to begin a call that exists.
-        """
-        if request.begins and turn.loaded is not None:
-            raise KeyReused("the idempotency key named another message before; choose a new one for a new message")
-        try:
-            if request.account_id and turn.state.get("account_id") != NOT_SAID:
-                same_account(turn.state, request.account_id)
-            decide(self._routes, turn.state, request.intent)
-            run = self._run_of(turn)
-            if request.run not in (None, run):
-                raise Refused("call-ended", "the task that the message is meant for has ended; begin another")
-        except Refused as refusal:
-            self.refused[refusal.reason] += 1
-            log.info("turn refused", call=request.call_identify_id, reason=refusal.reason, intent=request.intent)
-            raise
-        return run
-
-    def _run_of(self, turn: OpenTurn) -> int:
-        return next_run(turn.state, self._routes.flow.restarts)
-
-    async def _go(self, begun: _Begun) -> Taken:
+    async def _go(self, begun: Underway) -> Taken:
         """Run the graph under the lease, and give the lease back whatever happens."""
         thread = begun.turn.thread
         self._open[thread] = begun
         try:
-            async with held(self._calls, begun.turn):
+            async with held(self._calls, begun.turn, resumes=begun.version.flow.waits_for == "nothing"):
                 return await self._run(begun)
         except Exception as error:
-            await self._tell(begun, [{"event": "error", **document_of(error)}])
+            await self._audience.tell(begun, [{"event": "error", **document_of(error)}])
             raise
         finally:
             if self._open.get(thread) is begun:
                 del self._open[thread]
 
-    async def _run(self, begun: _Begun) -> Taken:
+    async def _run(self, begun: Underway) -> Taken:
         turn, request = begun.turn, begun.request
         state = await self._state_after(begun)
-        steps = new_steps(turn, state)
+        steps = turn.steps or new_steps(turn, state)
         await self._calls.finish(turn, steps, complete=bool(state.get("is_complete")))
-        taken = Taken(request, turn.incarnation, steps[-1], turn.trail or steps, state)
+        steps = steps or await self._steps_before(turn)
+        taken = Taken(request, turn.incarnation, steps[-1], turn.trail or steps, state, routes=begun.version.routes)
         told = taken.answer()
         log.info("turn", call=request.call_identify_id, **{key: told[key] for key in _LOGGED})
-        await self._tell(begun, [*({"event": "step", "step": step} for step in steps), {"event": "turn", **told}])
+        await self._audience.tell(begun, [*begun.fresh_steps(), {"event": "turn", **told}])
         return taken
 
-    async def _state_after(self, begun: _Begun) -> Mapping[str, Any]:
+    async def _state_after(self, begun: Underway) -> Mapping[str, Any]:
         """Run the graph; what its nodes say meanwhile goes to who follows."""
-        turn, request = begun.turn, begun.request
+        turn, request, graph = begun.turn, begun.request, begun.version.graph
         durability: Literal["exit", "async"] = "exit" if turn.one_save else "async"
         context = TurnContext(
-            self._tenant, begun.deadline, request.language, request.traceparent, begun.followed, begun.cancel
+            self._tenant,
+            begun.deadline,
+            request.language,
+            request.traceparent,
+            begun.followed,
+            begun.cancel,
+            interrupts=False,
         )
         inputs, config = request.inputs(turn), turn.config()
         if not begun.followed:
-            return await self._graph.ainvoke(inputs, config, context=context, durability=durability)
+            return await graph.ainvoke(inputs, config, context=context, durability=durability)
         state: Mapping[str, Any] = {}
-        async for told in self._graph.astream(
+        async for told in graph.astream(
             inputs, config, context=context, durability=durability, stream_mode=["custom", "values"]
         ):
             mode, value = cast(tuple[str, dict[str, Any]], told)
             if mode == "values":
                 state = value
-            else:
-                await self._tell(begun, [value])
+            steps = [] if turn.one_save else begun.fresh_steps()  # an only step is told with the turn's end
+            await self._audience.tell(begun, [*steps, *([value] if mode == "custom" else [])])
         return state
 
-    async def _tell(self, begun: _Begun, events: Sequence[Mapping[str, Any]]) -> None:
-        """Publish events to followers, and tell the hooks; neither can fail the turn."""
-        marked = [
-            {**event, "run": begun.run, "turn": begun.turn.token, "nth": nth}
-            for nth, event in enumerate(events, begun.told + 1)
-        ]
-        begun.told += len(events)
-        if begun.followed:
-            try:
-                await self._events.publish(begun.turn.thread, marked)
-            except StoreError as error:
-                log.warning("events not published", reason=str(error))
-        for hook in self._hooks:
-            try:
-                hook.told(begun.turn, begun.request.call_identify_id, marked)
-            except Exception:
-                log.exception("hook failed", hook=type(hook).__name__)
+    async def _steps_before(self, turn: OpenTurn) -> list[Step]:
+        """Return the steps of a call in which a run ended that had only to put together what was answered before."""
+        record = await self._calls.read(turn.thread)
+        return list(record.steps) if record else []
 
     async def _taken_before(self, request: TurnRequest, thread: str, number: int) -> Taken:
         record = await self._calls.read(thread)
@@ -339,6 +345,11 @@ class Turns:
         self._started.discard(taking)
         if not taking.cancelled() and (error := taking.exception()) is not None:
             log.warning("turn not answered", reason=str(error))
+
+
+def _times_resumed(died: OpenedTurn) -> int:
+    """Return how often a turn was gone on with since something of it was committed, if it is now."""
+    return 1 if died.committed else int(died.said.get("resumed", 0)) + 1
 
 
 _LOGGED = ("step", "stage", "agent", "intent", "intent_source", "status", "next_flow_id", "duration_ms")

@@ -12,11 +12,11 @@ from redis import Redis
 from graph.builder import CallGraph, build_graph
 from graph.flow import Flow
 from graph.loader import load_flow
-from graph.routing import routes_of
 from graph.store.calls import OpenTurn, new_steps
 from graph.store.names import keys_of, thread_name
 from graph.store.opening import Choice, Store, open_store
 from nodes.ports import AgentRequest, Reply, TaskState, Tell
+from server.flows import Flows, Version
 from server.turn import TurnRequest
 from server.turns import Turns
 
@@ -85,8 +85,9 @@ class Place:
         flow, agents = flow or load_flow("call", {}), agents or Agents()
         async with self.open(ttl, url) as store:
             graph = build_graph(flow, caller=agents, checkpointer=store.saver)
-            routes = routes_of(flow)
-            turns = Turns(graph, routes, store.calls, store.events, tenant="t", turn_timeout=PATIENCE, busy_wait=0)
+            flows = Flows(store, lambda flow: build_graph(flow, caller=agents, checkpointer=store.saver), tenant="t")
+            flows.serve(Version(flow, graph))
+            turns = Turns(flows, store.calls, store.events, tenant="t", turn_timeout=PATIENCE, busy_wait=0)
             yield Desk(store, agents, graph, turns)
 
     def open(self, ttl: int = 3600, url: str | None = None) -> AbstractAsyncContextManager[Store]:

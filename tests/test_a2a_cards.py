@@ -177,11 +177,11 @@ def test_the_card_is_where_clients_look_that_were_given_an_address_of_the_flow(s
 def test_who_asks_for_another_flow_learns_which_is_served(start: StartService) -> None:
     http = start(checkpointer="memory").http
 
-    for answer in (http.post("/a2a/relay", json={}), http.get("/a2a/relay"), http.get(f"/a2a/relay{CARD}")):
-        assert (answer.status_code, answer.json()["type"]) == (404, "not-found")
-        assert answer.json()["detail"] == "the flow served here is 'call', at /a2a/call"
+    for answer in (http.post("/a2a/nobody", json={}), http.get("/a2a/nobody"), http.get(f"/a2a/nobody{CARD}")):
+        assert (answer.status_code, answer.json()["type"]) == (404, "flow-not-found")
+        assert answer.json()["detail"].startswith("there is no flow 'nobody'; those served are call, ")
     assert http.get("/a2a/call").status_code == 405
-    assert "is served" not in http.get("/a2a/call/nowhere").json()["detail"]
+    assert http.get("/a2a/call/nowhere").json()["type"] == "not-found"
 
 
 def test_a_client_says_which_card_it_wants(site: str) -> None:

@@ -1,4 +1,4 @@
-"""Two services with different flows on one store: neither knows the tasks of the other."""
+"""Two flows, of one service or of two on one store: neither knows the tasks of the other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,16 @@ from tests.webhooks import Configs
 STORES = ["valkey", "langgraph-redis"]
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[(store, of) for store in STORES for of in ("one", "two")], ids="-".join)
 def services(request: pytest.FixtureRequest, start: StartService, polite: Agent) -> dict[str, Client]:
-    """A call flow and a relay, whose agent asks back if it is told to."""
-    url = request.getfixturevalue("valkey_url" if request.param == "valkey" else "redis_stack_url")
+    """A call flow and a relay, whose agent asks back if it is told to; of one service, or of two."""
+    server, of = request.param
+    url = request.getfixturevalue("valkey_url" if server == "valkey" else "redis_stack_url")
     store = {"redis_url": url, "tenant": f"t{abs(hash(request.node.nodeid)) % 10**12}", "push_allow": ("127.0.0.1",)}
     urls = {"RELAY_AGENT_URL": polite.polite.url, "GREETING_AGENT_URL": polite.polite.url}
-    return {flow: Client(start(urls, flow=flow, **store).http, path=f"/a2a/{flow}") for flow in ("call", "relay")}
+    both = start(urls, **store) if of == "one" else None
+    served = {name: both or start(urls, flow=name, flows=(), **store) for name in ("call", "relay")}
+    return {name: Client(service.http, path=f"/a2a/{name}") for name, service in served.items()}
 
 
 @pytest.mark.parametrize(("mine", "other"), [("call", "relay"), ("relay", "call")])

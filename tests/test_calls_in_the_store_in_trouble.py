@@ -92,7 +92,7 @@ def test_a_store_without_room_refuses_and_keeps_what_it_has(core: Place) -> None
 def test_a_turn_on_core_is_two_round_trips(core: Place) -> None:
     """Each is a script of the call, with that of the index beside it."""
     inside = "time hmget hget hset hdel hexists hgetall pttl persist del rpush lrange expire publish".split()  # noqa: SIM905
-    index, followers = ("zadd", "zremrangebyscore", "sadd", "srem"), ("xrevrange", "pubsub|numsub")
+    index, followers = ("zadd", "zscore", "zremrangebyscore", "sadd", "srem"), ("xrevrange", "pubsub|numsub")
 
     async def story() -> tuple[dict[str, int], int]:
         async with core.desk() as desk:

@@ -55,6 +55,14 @@ class OpenTurn:
     """The position in the call's events just before the first of this turn."""
     followed: bool = False
     """Whether anybody watched the call's events when the turn began, on any replica."""
+    version: str = ""
+    """The flow version that the call is on, as `name digest`; commits note it until the run has ended."""
+    ended: bool = False
+    """Whether the run had ended in what is saved; then the call is on no version."""
+    ttl: int | None = None
+    """Seconds the call is kept after its last turn, where that is its own; None for the store's."""
+    steps: list[Step] = field(default_factory=list)
+    """The steps that were committed in this turn."""
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -76,6 +84,8 @@ class CallRecord:
     incarnation: str = ""
     opened: "OpenedTurn | None" = None
     """The turn that is open now, or was when its process died."""
+    version: str = ""
+    """The flow version that the call is on, as `name digest`; empty between runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,8 @@ class OpenedTurn:
     """What `begin` was given to say of it, and `at`: when it began (ISO 8601)."""
     after: str = START
     """The position in the call's events just before the first of this turn; `START` if it is not known."""
+    committed: bool = False
+    """Whether something of it was committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +115,27 @@ class Moment:
 class Calls(Protocol):
     """Where calls live. Every method may raise `StoreUnavailable`."""
 
-    async def begin(self, thread: str, *, said: Mapping[str, Any] | None = None, key: str | None = None) -> OpenTurn:
+    async def begin(
+        self,
+        thread: str,
+        *,
+        said: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        version: str = "",
+        ttl: int | None = None,
+        resumes: bool = False,
+        died: str | None = None,
+    ) -> OpenTurn:
         """Take the lease and load the call, in one round trip where the store can.
 
         Args:
             thread: the call.
             said: JSON-native, what readers may know of the turn while it is open.
             key: names this very message; if a step has answered it, the turn returned says so and holds no lease.
+            version: the flow version that the call is on if it is new, as `name digest`.
+            ttl: seconds the call is kept after its last turn from now on; None leaves that as it is.
+            resumes: whether the turn is to be gone on with if its process dies, so that `dead` tells of it.
+            died: the token of the dead turn that this one goes on with; then it is refused in place of any other.
 
         Raises:
             Busy: if another turn holds the lease.
@@ -132,6 +158,9 @@ class Calls(Protocol):
     async def abandon(self, turn: OpenTurn) -> None:
         """Give the lease back with nothing more saved; a new call leaves no trace."""
 
+    async def let_go(self, turn: OpenTurn) -> None:
+        """Give the lease back and leave the turn open, as if its process had died: another may go on with it."""
+
     async def renew(self, turn: OpenTurn) -> None:
         """Hold the lease for its full time again."""
 
@@ -146,6 +175,13 @@ class Calls(Protocol):
 
     async def recent(self, tenant: str) -> list[str]:
         """Return the tenant's calls, the one that took a turn last first."""
+
+    async def dead(self, tenant: str) -> dict[str, CallRecord]:
+        """Return the tenant's calls whose turn is open though its process died, without state and steps, by thread;
+        not new calls in their first turn, unless that resumes."""
+
+    async def on_versions(self, tenant: str) -> Mapping[str, int]:
+        """Return how many of the tenant's calls are on each flow version (`name digest`), by looking at each."""
 
     async def push_of(self, thread: str) -> dict[str, Any]:
         """Return where the call's clients want to be notified, by configuration id."""
@@ -187,6 +223,16 @@ def steps_before_run(turn: OpenTurn, steps: Sequence[Step]) -> int:
 
 
 def new_steps(turn: OpenTurn, values: Mapping[str, Any]) -> list[Step]:
-    """Return the steps in `values` that the call did not have when the turn began."""
+    """Return the steps in `values` that the call did not have when the turn began, in order."""
     known = turn.state.get("step_count", 0)
-    return [step for step in values.get("steps") or [] if step["number"] > known]
+    fresh = [step for step in values.get("steps") or [] if step["number"] > known]
+    return sorted(fresh, key=lambda step: step["number"])
+
+
+def is_worth_saving(turn: OpenTurn, values: Mapping[str, Any]) -> bool:
+    """Tell whether the run has come further than the call was when the turn began: by a step, or by joining what was
+    answered before. A run that failed or was cancelled before that leaves nothing behind."""
+    return any((values.get(key) or None) != (turn.state.get(key) or None) for key in _PROGRESS)
+
+
+_PROGRESS = ("step_count", "stage", "done", "asked", "ended", "is_complete")

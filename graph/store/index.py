@@ -4,6 +4,7 @@ The index lies beside the calls, on a cluster in another slot, so it is written 
 not with it: for a moment it may name a call that is gone. What it names is always looked up before it is told.
 """
 
+import heapq
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 
 from graph.store import scripts
-from graph.store.asking import Asked, answering
+from graph.store.asking import Argument, Asked, answering
 from graph.store.errors import StoreUnavailable
 from graph.store.names import PREFIX, encode, tenant_of
 
@@ -19,8 +20,9 @@ log = structlog.get_logger()
 
 
 class Index:
-    """The calls of each tenant in Redis: a sorted set, scored by when they were committed last (milliseconds), and a
-    set of those that may have an open turn: they are named however long ago that was.
+    """The calls of each tenant in Redis: a sorted set, scored by when they were committed last (milliseconds);
+    another of those that are kept for a time of their own, and a set of those that may have an open turn: they are
+    named however long ago that was.
 
     Args:
         client: a client that returns bytes.
@@ -32,20 +34,25 @@ class Index:
         self._ttl = ttl
         self._touch = client.register_script(scripts.TOUCH)
 
-    def begun(self, thread: str) -> Asked:
+    def begun(self, thread: str, *, ttl: int | None = None, resumes: bool = False) -> Asked:
         """Return what to run with a turn's begin: a new call is named, the others keep their place.
 
         Its answer is 1 if only this has marked the call as one with an open turn.
+
+        Args:
+            thread: the call.
+            ttl: seconds the call is kept after its last turn, where that is its own.
+            resumes: whether the turn is gone on with if its process dies.
         """
-        return self._touched(thread, "begun")
+        return self._touched(thread, "begun", ttl, resumes)
 
-    def committed(self, thread: str, *, release: bool) -> Asked:
+    def committed(self, thread: str, *, release: bool, ttl: int | None = None) -> Asked:
         """Return what to run with a commit: the call comes first."""
-        return self._touched(thread, "committed" if release else "kept")
+        return self._touched(thread, "committed" if release else "kept", ttl, not release)
 
-    def abandoned(self, thread: str) -> Asked:
+    def abandoned(self, thread: str, *, ttl: int | None = None) -> Asked:
         """Return what to run as a turn gives its lease back: the call keeps its place."""
-        return self._touched(thread, "abandoned")
+        return self._touched(thread, "abandoned", ttl)
 
     async def mark(self, thread: str) -> None:
         """Note that the call has an open turn, unless the store fails."""
@@ -61,26 +68,36 @@ class Index:
 
     async def drop(self, thread: str) -> None:
         """Forget a call that is gone, unless the store fails: what is named in vain is dropped when it is too old."""
-        index, marked = _keys(tenant_of(thread))
+        index, marked, lasting, ends = _keys(tenant_of(thread))
         with _warning():
             async with answering(), self._client.pipeline(transaction=False) as pipe:
-                pipe.zrem(index, thread)
+                for scored in (index, lasting, ends):
+                    pipe.zrem(scored, thread)
                 pipe.srem(marked, thread)
                 await pipe.execute()
 
     async def recent(self, tenant: str) -> tuple[list[str], list[str]]:
         """Return the tenant's threads, the one committed last first; and those that are too old to be named, but may
         have an open turn."""
-        index, marked = _keys(encode(tenant))
+        index, marked, lasting, _ = _keys(encode(tenant))
         async with answering(), self._client.pipeline(transaction=False) as pipe:
-            pipe.zrevrange(index, 0, -1)
+            for scored in (index, lasting):
+                pipe.zrevrange(scored, 0, -1, withscores=True)
             pipe.smembers(marked)
-            named, opened = await pipe.execute()
-        threads = [member.decode() for member in named]
+            named, kept, opened = await pipe.execute()
+        in_order = heapq.merge(named, kept, key=lambda one: one[1], reverse=True) if kept else named
+        threads = list(dict.fromkeys(member.decode() for member, _ in in_order))
         return threads, sorted({member.decode() for member in opened}.difference(threads))
 
-    def _touched(self, thread: str, what: str) -> Asked:
-        return Asked(self._touch, _keys(tenant_of(thread)), [thread, self._ttl, what])
+    async def opened(self, tenant: str) -> list[str]:
+        """Return the tenant's threads that may have an open turn, new calls aside that end by themselves."""
+        async with answering():
+            members: set[bytes] = await self._client.smembers(_keys(encode(tenant))[1])  # type: ignore[assignment]
+        return sorted(member.decode() for member in members)
+
+    def _touched(self, thread: str, what: str, ttl: int | None, resumes: bool = False) -> Asked:
+        args: list[Argument] = [thread, self._ttl, what, "" if ttl is None else ttl, int(resumes)]
+        return Asked(self._touch, _keys(tenant_of(thread)), args)
 
 
 @contextmanager
@@ -99,4 +116,4 @@ def warn(answer: object) -> None:
 
 def _keys(encoded_tenant: str) -> list[str]:
     index = f"{PREFIX}index:{encoded_tenant}"
-    return [index, f"{PREFIX}{{{index}}}:open"]
+    return [index, *(f"{PREFIX}{{{index}}}:{part}" for part in ("open", "lasting", "ends"))]

@@ -3,6 +3,7 @@
 import copy
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -34,6 +35,10 @@ class _Kept:
     steps: list[Step] = field(default_factory=list)
     answers: dict[str, int] = field(default_factory=dict)
     push: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+    ttl: int | None = None
+    base: str | None = None
+    """The head when the open turn began."""
     expires: float = float("inf")
     """On the monotonic clock; a call does not expire while a turn is open."""
 
@@ -55,7 +60,17 @@ class MemoryCalls:
         self._order = count()
         self._next_sweep = 0.0
 
-    async def begin(self, thread: str, *, said: Mapping[str, Any] | None = None, key: str | None = None) -> OpenTurn:
+    async def begin(
+        self,
+        thread: str,
+        *,
+        said: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        version: str = "",
+        ttl: int | None = None,
+        resumes: bool = False,
+        died: str | None = None,
+    ) -> OpenTurn:
         """Take the lease and load the call."""
         await self._sweep()
         await self._expire(thread)
@@ -69,7 +84,10 @@ class MemoryCalls:
             return turn
         if kept.turn is not None:
             raise Busy("another turn of this call is in flight")
-        kept.turn = turn.token
+        if kept.head is None and version:
+            kept.version = version
+        kept.turn, kept.base, kept.ttl = turn.token, kept.head, kept.ttl if ttl is None else ttl
+        turn.version, turn.ttl = kept.version, kept.ttl
         kept.said = {**(said or {}), "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
         if self._events is not None:
             turn.after, turn.followed = await self._events.last(thread), self._events.watched(thread)
@@ -84,7 +102,9 @@ class MemoryCalls:
             raise TurnLost("another turn of this call has begun; nothing of this one was saved")
         kept.head = turn.head = turn.saved
         kept.steps.extend(steps)
-        kept.expires = time.monotonic() + self._ttl
+        turn.steps += steps
+        kept.version = "" if turn.ended else turn.version
+        kept.expires = self._end(kept)
         kept.named = next(self._order)
         wanted = complete or turn.wants_trail or kept.push
         turn.trail = kept.steps[steps_before_run(turn, steps) :] if wanted else []
@@ -106,9 +126,13 @@ class MemoryCalls:
         if kept is not None and kept.turn == turn.token:
             kept.turn = None
             if kept.expires < time.monotonic():  # while the turn was open; whoever it concerns must get to see it
-                kept.expires = time.monotonic() + self._ttl
+                kept.expires = self._end(kept)
             if kept.head is None:
                 del self._calls[turn.thread]
+
+    async def let_go(self, turn: OpenTurn) -> None:
+        """Give the lease back: nobody will go on with the turn when this process has ended."""
+        await self.abandon(turn)
 
     async def renew(self, turn: OpenTurn) -> None:
         """Do nothing: a lease in memory has no end."""
@@ -135,6 +159,15 @@ class MemoryCalls:
         """Return the tenant's calls, the one that took a turn last first."""
         mine = [(kept.named, thread) for thread, kept in self._calls.items() if tenant_of(thread) == encode(tenant)]
         return [thread for _, thread in sorted(mine, reverse=True)]
+
+    async def dead(self, tenant: str) -> dict[str, CallRecord]:
+        """Return none: calls in memory die with their turns."""
+        return {}
+
+    async def on_versions(self, tenant: str) -> Counter[str]:
+        """Return how many calls are on each flow version."""
+        records = await self.trails(await self.recent(tenant))
+        return Counter(record.version for record in records if record and record.version)
 
     async def push_of(self, thread: str) -> dict[str, Any]:
         """Return where the call's clients want to be notified."""
@@ -177,8 +210,13 @@ class MemoryCalls:
         kept = self._calls.get(thread)
         if kept is None:
             return None
-        opened = OpenedTurn(kept.turn, True, copy.deepcopy(kept.said), kept.after) if kept.turn else None
-        return CallRecord({}, list(kept.steps), kept.incarnation, opened)
+        opened = kept.turn and OpenedTurn(
+            kept.turn, True, copy.deepcopy(kept.said), kept.after, kept.base != kept.head
+        )
+        return CallRecord({}, list(kept.steps), kept.incarnation, opened or None, kept.version)
+
+    def _end(self, kept: _Kept) -> float:
+        return time.monotonic() + (self._ttl if kept.ttl is None else kept.ttl)
 
     async def _sweep(self) -> None:
         """Forget what has expired, at most once in a while: nobody may ever ask for it again."""

@@ -35,6 +35,7 @@ from graph.store.names import PREFIX
 from graph.store.redis_calls import RedisCalls
 from graph.store.redis_events import RedisEvents
 from graph.store.saver import CoreSaver
+from graph.store.versions import MemoryVersions, RedisVersions, Versions
 
 Choice = Literal["auto", "core", "langgraph-redis", "memory"]
 Kind = Literal["core", "langgraph-redis", "memory"]
@@ -61,6 +62,7 @@ class Store:
     calls: Calls
     saver: BaseCheckpointSaver[Any]
     events: Events
+    versions: Versions
 
 
 @asynccontextmanager
@@ -94,7 +96,7 @@ async def open_store(
             kind = await _chosen(client, choice)
             await _mark(client, kind)
             calls, saver = await (_core(client, ttl) if kind == "core" else _langgraph_redis(client, ttl))
-            store = Store(kind, calls, saver, RedisEvents(client, channels))
+            store = Store(kind, calls, saver, RedisEvents(client, channels), RedisVersions(client))
         log.info("store opened", checkpointer=kind, embedded=url is None)
         yield store
 
@@ -105,7 +107,7 @@ def _memory(ttl: int) -> Store:
     from graph.store.stock import TurnwiseMemorySaver
 
     saver, events = TurnwiseMemorySaver(), MemoryEvents()
-    return Store("memory", MemoryCalls(saver, events, ttl=ttl), saver, events)
+    return Store("memory", MemoryCalls(saver, events, ttl=ttl), saver, events, MemoryVersions())
 
 
 async def _core(client: Redis, ttl: int) -> tuple[Calls, BaseCheckpointSaver[Any]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from graph.store.events import START
 from graph.store.index import Index
 from graph.store.names import keys_of
 
-_AT_ONCE = 100
+_AT_ONCE, _MANY_AT_ONCE = 100, 1_000
+_NO_STEPS = 2**31
+"""After so many steps there are none: who asks so wants none."""
 _LONGEST_WAIT = 0.02
 
 
@@ -47,7 +50,7 @@ class Reading:
             found = await self._record(keys=keys_of(thread), args=[1, 0])
             if not found or found[0] is None:
                 return _record(found)
-            loaded = await self._loaded(thread, found[0].decode(), found[7], found[8])
+            loaded = await self._loaded(thread, found[0].decode(), found[9], found[10])
         return _record(found, loaded.checkpoint["channel_values"]) if loaded else None
 
     async def look(self, thread: str, after: int) -> CallRecord | None:
@@ -57,7 +60,28 @@ class Reading:
 
     async def trails(self, threads: Sequence[str]) -> list[CallRecord | None]:
         """Return the calls without their state, a hundred in one round trip."""
-        asked = [Asked(self._record, keys_of(thread), [0, 0]) for thread in threads]
+        return await self._records(threads, 0)
+
+    async def dead(self, tenant: str) -> dict[str, CallRecord]:
+        """Return the calls whose open turn has lost its lease, among those that are marked as having one."""
+        threads = await self._index.opened(tenant)
+        records = await self._records(threads, _NO_STEPS)
+        found = zip(threads, records, strict=True)
+        return {thread: record for thread, record in found if record and record.opened and not record.opened.live}
+
+    async def on_versions(self, tenant: str) -> Counter[str]:
+        """Walk the index, a thousand calls in one round trip."""
+        named, old = await self._index.recent(tenant)
+        counted: Counter[str] = Counter()
+        for start in range(0, len(threads := named + old), _MANY_AT_ONCE):
+            async with answering(), self._client.pipeline(transaction=False) as pipe:
+                for thread in threads[start : start + _MANY_AT_ONCE]:
+                    pipe.hget(keys_of(thread)[0], "version")
+                counted.update(version.decode() for version in await pipe.execute() if version)
+        return counted
+
+    async def _records(self, threads: Sequence[str], after: int) -> list[CallRecord | None]:
+        asked = [Asked(self._record, keys_of(thread), [0, after]) for thread in threads]
         records: list[CallRecord | None] = []
         for start in range(0, len(asked), _AT_ONCE):
             async with answering():
@@ -145,7 +169,8 @@ def push_in(kept: bytes | None) -> dict[str, Any]:
 def _record(found: list[Any], state: dict[str, Any] | None = None) -> CallRecord | None:
     if not found:
         return None
-    _, incarnation, token, live, opened, after, steps = found[:7]
+    _, incarnation, token, live, opened, after, steps, version, committed = found[:9]
     position = after.decode() if after else START
-    turn = OpenedTurn(token.decode(), bool(live), orjson.loads(opened), position) if token else None
-    return CallRecord(state or {}, [orjson.loads(step) for step in steps], (incarnation or b"").decode(), turn)
+    turn = token and OpenedTurn(token.decode(), bool(live), orjson.loads(opened), position, bool(committed))
+    trail = [orjson.loads(step) for step in steps]
+    return CallRecord(state or {}, trail, (incarnation or b"").decode(), turn or None, (version or b"").decode())

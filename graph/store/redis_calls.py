@@ -5,6 +5,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,23 +55,35 @@ class RedisCalls(Reading):
     ) -> None:
         super().__init__(client, saver, index=Index(client, ttl=ttl), codec=codec)
         self._ttl = ttl
-        self._checkpoint_key = checkpoint_key if ttl else None
+        self._checkpoint_key = checkpoint_key
         self._lease_ms = int(lease * 1000)
         # A call's first turn may take longer than a call is kept; renewing its lease keeps it for that long again.
-        self._first_ttl = ttl and max(ttl, int(2 * lease) + 1)
+        self._first_least = int(2 * lease) + 1
         self._begin = client.register_script(scripts.BEGIN)
         self._commit = client.register_script(scripts.COMMIT)
         self._abandon = client.register_script(scripts.ABANDON)
+        self._let_go = client.register_script(scripts.LET_GO)
         self._live = client.register_script(scripts.LIVE)
         self._renew = client.register_script(scripts.RENEW)
         self._delete = client.register_script(scripts.DELETE)
 
-    async def begin(self, thread: str, *, said: Mapping[str, Any] | None = None, key: str | None = None) -> OpenTurn:
+    async def begin(
+        self,
+        thread: str,
+        *,
+        said: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        version: str = "",
+        ttl: int | None = None,
+        resumes: bool = False,
+        died: str | None = None,
+    ) -> OpenTurn:
         """Take the lease and load the call.
 
         A call whose checkpoint was evicted, or ran out while a crashed turn held the rest, is as good as expired.
         """
-        turn, blob, writes = await self._take(thread, said, key)
+        new = _New(said or {}, key, version, ttl, resumes, died)
+        turn, blob, writes = await self._take(thread, new)
         if turn.head is None:
             return turn
         async with self._giving_back(turn), answering():
@@ -78,7 +91,7 @@ class RedisCalls(Reading):
             turn.loaded = await self._loaded(thread, turn.head, blob, writes)
         if turn.loaded is None:
             await self._forget(turn)
-            return await self.begin(thread, said=said, key=key)
+            return await self.begin(thread, said=said, key=key, version=version, ttl=ttl, resumes=resumes)
         return turn
 
     async def keep(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
@@ -109,20 +122,23 @@ class RedisCalls(Reading):
 
         The message counts as answered with the last of its commits: whoever repeats it until then goes on with it.
         """
-        args: list[Argument] = [turn.token, turn.head or "", head, blob, self._ttl, int(release)]
+        ttl = self._ttl_of(turn)
+        args: list[Argument] = [turn.token, turn.head or "", head, blob, ttl, int(release)]
         args += int(complete or turn.wants_trail), steps_before_run(turn, steps)
         args += _answer(turn, steps) if release or complete else ("", 0)
+        args.append("" if turn.ended else turn.version)
         args += map(orjson.dumps, steps)
         asked = [Asked(self._commit, keys_of(turn.thread), args)]
-        asked.append(self._index.committed(turn.thread, release=release))
-        asked += self._lives(turn.thread, turn.head, self._ttl)  # it is history now
-        asked += self._lives(turn.thread, head, self._ttl if release else 0)
+        asked.append(self._index.committed(turn.thread, release=release, ttl=turn.ttl))
+        asked += self._lives(turn.thread, turn.head, ttl)  # it is history now
+        asked += self._lives(turn.thread, head, ttl if release else 0)
         committed = await self._committed(asked)
         if not committed[0]:
-            await self._undo(turn.thread, head, committed[1])
+            await self._undo(turn, head, committed[1])
             raise TurnLost("another turn of this call has begun; nothing of this one was saved")
         turn.push = push_in(committed[1])
         turn.trail = [orjson.loads(step) for step in committed[2]]
+        turn.steps += steps
         turn.head, turn.closed = head, release
 
     async def _committed(self, asked: Sequence[Asked]) -> Any:
@@ -139,18 +155,28 @@ class RedisCalls(Reading):
         """Give the lease back."""
         await self._release(turn, ())
 
+    async def let_go(self, turn: OpenTurn) -> None:
+        """Let the lease run out now."""
+        turn.closed = True
+        async with answering():
+            await self._let_go(keys=keys_of(turn.thread)[:1], args=[turn.token])
+
     async def _release(self, turn: OpenTurn, steps: Sequence[Step]) -> None:
         if turn.answered is not None:
             return
         turn.closed = True
-        args: list[Argument] = [turn.token, self._ttl, *_answer(turn, steps)]
+        args: list[Argument] = [turn.token, self._ttl_of(turn), *_answer(turn, steps)]
         asked = Asked(self._abandon, keys_of(turn.thread), args)
-        lives = self._lives(turn.thread, turn.head, self._ttl)
-        left, _ = await self._with_index(asked, self._index.abandoned(turn.thread), *lives)
-        await self._undo(turn.thread, None, left)
+        lives = self._lives(turn.thread, turn.head, self._ttl_of(turn))
+        left, _ = await self._with_index(asked, self._index.abandoned(turn.thread, ttl=turn.ttl), *lives)
+        await self._undo(turn, None, left)
 
-    async def _undo(self, thread: str, saved: str | None, left: int) -> None:
+    def _ttl_of(self, turn: OpenTurn) -> int:
+        return self._ttl if turn.ttl is None else turn.ttl
+
+    async def _undo(self, turn: OpenTurn, saved: str | None, left: int) -> None:
         """Put right what was written beside a call whose own script then found that there is no such turn."""
+        thread = turn.thread
         if left == _ANOTHER:
             await self._index.mark(thread)
         elif left == _GONE:
@@ -159,11 +185,11 @@ class RedisCalls(Reading):
             async with answering():
                 head = await self._client.hget(keys_of(thread)[0], "head") if left == _ANOTHER else None
                 lives = self._lives(thread, head.decode() if isinstance(head, bytes) else None, 0)
-                await together(self._client, self._lives(thread, saved, self._ttl) + lives)
+                await together(self._client, self._lives(thread, saved, self._ttl_of(turn)) + lives)
 
     def _lives(self, thread: str, head: str | None, seconds: int) -> list[Asked]:
         """Return what gives a stock saver's checkpoint as long to live as its call; 0 for ever."""
-        if self._checkpoint_key is None or head is None:
+        if self._checkpoint_key is None or head is None or not (self._ttl or seconds):
             return []
         return [Asked(self._live, [self._checkpoint_key(thread, head)], [seconds and seconds + _LONGER])]
 
@@ -176,31 +202,33 @@ class RedisCalls(Reading):
         """Remove every key of the call, those of a stock saver under a lease: a new call must not lose its own."""
         if self._codec is not None:
             return await self._drop(thread, "")
-        turn, _, _ = await self._take(thread)
+        turn, _, _ = await self._take(thread, _New())
         return await self._forget(turn)
 
-    async def _take(
-        self, thread: str, said: Mapping[str, Any] | None = None, key: str | None = None
-    ) -> tuple[OpenTurn, bytes | None, list[bytes]]:
+    async def _take(self, thread: str, new: "_New") -> tuple[OpenTurn, bytes | None, list[bytes]]:
         """Take the lease; return the turn, with the checkpoint and pending writes that `core` has for it."""
-        turn = OpenTurn(thread, secrets.token_hex(8), "", None, calls=self, key=key)
-        opened = orjson.dumps({**(said or {}), "at": datetime.now(UTC).isoformat(timespec="milliseconds")})
-        args: list[Argument] = [turn.token, self._lease_ms, opened, secrets.token_hex(16), self._first_ttl, key or ""]
+        turn = OpenTurn(thread, secrets.token_hex(8), "", None, calls=self, key=new.key, ttl=new.ttl)
+        opened = orjson.dumps({**new.said, "at": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        ttl = self._ttl_of(turn)
+        args: list[Argument] = [turn.token, self._lease_ms, opened, secrets.token_hex(16)]
+        args += ttl and max(ttl, self._first_least), new.key or "", new.version, "" if new.ttl is None else new.ttl
+        args.append(new.died or "")
         async with self._giving_back(turn):
             asked = Asked(self._begin, keys_of(thread), args)
-            began, marked = await self._with_index(asked, self._index.begun(thread))
+            began, marked = await self._with_index(asked, self._index.begun(thread, ttl=new.ttl, resumes=new.resumes))
         if not began[0]:
             raise Busy("another turn of this call is in flight")
         turn.incarnation, turn.push = (began[1] or b"").decode(), push_in(began[2])
         if began[0] == _ANSWERED:
             turn.answered, turn.closed = int(began[3]), True
-        if marked == 1 and (turn.closed or began[5] is None):  # it may expire
+        if marked == 1 and (turn.closed or (began[5] is None and not new.resumes)):  # it may expire
             async with self._giving_back(turn):
                 await self._index.unmark(thread)
         if turn.closed:
             return turn, None, []
         turn.after, turn.followed = began[3].decode(), began[4] > 0
         turn.head = began[5].decode() if began[5] else None
+        turn.version, turn.ttl = (began[8] or b"").decode(), int(began[9]) if began[9] else None
         return turn, began[6], began[7]
 
     async def _with_index(self, asked: Asked, touched: Asked, *more: Asked) -> tuple[Any, Any]:
@@ -238,6 +266,18 @@ class RedisCalls(Reading):
             raise Busy("a turn of this call is in flight")
         await self._index.drop(thread)
         return bool(dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """What `begin` is asked."""
+
+    said: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    version: str = ""
+    ttl: int | None = None
+    resumes: bool = False
+    died: str | None = None
 
 
 def _answer(turn: OpenTurn, steps: Sequence[Step]) -> tuple[str, int]:

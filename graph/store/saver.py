@@ -22,10 +22,11 @@ from redis.asyncio import Redis
 
 from graph.store import scripts
 from graph.store.asking import answering
-from graph.store.calls import OpenTurn, new_steps, turn_of
+from graph.store.calls import OpenTurn, is_worth_saving, new_steps, turn_of
 from graph.store.codec import Codec
 from graph.store.names import PREFIX, keys_of, thread_of
 from graph.store.redis_calls import RedisCalls
+from nodes.runs import has_ended
 
 _ASYNC_ONLY = "this saver is asynchronous; call {name} instead (ainvoke, astream, aget_state …)"
 
@@ -135,10 +136,10 @@ class CoreSaver(BaseCheckpointSaver[int]):
 
     async def _commit(self, turn: OpenTurn, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> None:
         values = checkpoint["channel_values"]
-        steps = new_steps(turn, values)
-        if not steps:
+        if not is_worth_saving(turn, values):
             return  # LangGraph saves a failed run as well; a turn that answered nothing has nothing to commit
-        turn.saving = asyncio.current_task()
+        steps = new_steps(turn, values)
+        turn.saving, turn.ended = asyncio.current_task(), has_ended(values)
         blob = self._codec.encode(checkpoint, metadata, turn.head, steps=False)
         complete = bool(values.get("is_complete"))
         await self.calls.commit(turn, checkpoint["id"], blob, steps, complete=complete, release=turn.one_save)

@@ -2,8 +2,10 @@
 
 All keys of a call share one hash tag:
 
-    flows:{TAG}:call         hash: head, incarnation, push; with an open turn also turn (the fence), lease, opened,
-                             after (the event before its first one), expires (when the call would have)
+    flows:{TAG}:call         hash: head, incarnation, push, version (that of the flow, while a run has not ended),
+                             ttl (seconds it is kept, where that is its own); with an open turn also turn (the
+                             fence), lease, opened, after (the event before its first one), base (the head before
+                             it), expires (when the call would have)
     flows:{TAG}:checkpoints  hash: NAMESPACE|CHECKPOINT-ID → checkpoint, metadata, parent (empty beside a stock saver)
     flows:{TAG}:steps        list: the audit trail, oldest first
     flows:{TAG}:writes       hash: pending writes of interrupted runs
@@ -13,10 +15,12 @@ All keys of a call share one hash tag:
 A call whose turn is open has no end, or what a killed process left unanswered would be gone before anybody saw it;
 only a first turn that committed nothing ends by itself.
 
-Beside the calls, two keys for each tenant, which share a slot:
+Beside the calls, four keys for each tenant, which share a slot:
 
-    flows:index:TENANT               sorted set: thread → when it was committed last, milliseconds
-    flows:{flows:index:TENANT}:open  set: threads that may have an open turn, and then do not expire
+    flows:index:TENANT                  sorted set: thread → when it was committed last, milliseconds
+    flows:{flows:index:TENANT}:open     set: threads that may have an open turn, and then do not expire
+    flows:{flows:index:TENANT}:lasting  sorted set: as the first, of calls that are kept for a time of their own
+    flows:{flows:index:TENANT}:ends     sorted set: when each of those ends, milliseconds
 
 Redis' own clock measures leases, so that replicas need not agree on the time. Each script may run twice, because the
 client repeats one whose answer was lost.
@@ -30,22 +34,33 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 BEGIN = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys events   ARGV token lease_ms opened incarnation ttl key
-local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push')
+-- KEYS call checkpoints steps writes keys events
+-- ARGV token lease_ms opened incarnation first_ttl key version ttl died   (died: the only turn it may take over from)
+local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push', 'version', 'ttl')
 if had[3] and ARGV[6] ~= '' then
   local answered = redis.call('HGET', KEYS[5], ARGV[6])
   if answered then return {2, had[4], had[5], answered} end
 end
 if had[1] and tonumber(had[1]) > now and had[2] ~= ARGV[1] then return {0} end
+if ARGV[9] ~= '' and had[2] ~= ARGV[9] and had[2] ~= ARGV[1] then return {0} end
 local incarnation, left = had[4] or ARGV[4], redis.call('PTTL', KEYS[1])
 local newest = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
 local after, watching = newest and newest[1] or '0-0', redis.call('PUBSUB', 'NUMSUB', KEYS[6])[2]
-redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]),
-  'opened', ARGV[3], 'after', after, 'incarnation', incarnation)
-local told = {1, incarnation, had[5], after, watching, had[3], false, {}}
+local ttl = ARGV[8] ~= '' and ARGV[8] or had[7]
+local fields = {'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]), 'opened', ARGV[3], 'after', after,
+  'base', had[3] or '', 'incarnation', incarnation}
+local function set(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+if not had[3] and ARGV[7] ~= '' then
+  had[6] = ARGV[7]
+  set('version', ARGV[7])
+end
+if ARGV[8] ~= '' then set('ttl', ttl) end
+redis.call('HSET', KEYS[1], unpack(fields))
+local told = {1, incarnation, had[5], after, watching, had[3], false, {}, had[6], ttl}
 if not had[3] then
   for i = 2, 5 do redis.call('DEL', KEYS[i]) end -- an evicted call may leave these behind
-  if ARGV[5] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[5]) end -- a first turn that crashes leaves nothing
+  local first = ttl and tonumber(ttl) > tonumber(ARGV[5]) and ttl or ARGV[5]
+  if ARGV[5] ~= '0' then redis.call('EXPIRE', KEYS[1], first) end -- a first turn that crashes leaves nothing
   return told
 end
 if left >= 0 then redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', now + left)) end
@@ -57,7 +72,7 @@ return told
 
 COMMIT = """
 -- KEYS call checkpoints steps writes keys events
--- ARGV token parent head blob ttl release trail first key answered steps...
+-- ARGV token parent head blob ttl release trail first key answered version steps...
 -- Answers, if it is refused, {0, what}: 0 if the call has no end for another turn is open, 2 if it is gone, else 1.
 local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'push')
 -- Who is notified may be told the whole run, so its trail is answered too, whether it was asked for or not.
@@ -68,12 +83,17 @@ if had[1] ~= ARGV[1] or (had[2] or '') ~= ARGV[2] then
   return {0, had[1] and had[2] and 0 or (had[1] or had[2]) and 1 or 2}
 end
 redis.call('HSET', KEYS[2], '|' .. ARGV[3], ARGV[4])
-redis.call('HSET', KEYS[1], 'head', ARGV[3])
-redis.call('HDEL', KEYS[1], 'expires')
+if ARGV[11] == '' then -- a run that has ended is on no version
+  redis.call('HSET', KEYS[1], 'head', ARGV[3])
+  redis.call('HDEL', KEYS[1], 'expires', 'version')
+else
+  redis.call('HSET', KEYS[1], 'head', ARGV[3], 'version', ARGV[11])
+  redis.call('HDEL', KEYS[1], 'expires')
+end
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[5], ARGV[9], ARGV[10]) end
-for i = 11, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+for i = 12, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
 if ARGV[6] == '1' then
-  redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after')
+  redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'base')
   if ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
   -- A turn that nobody follows publishes no events; who watches the call learns that it is over all the same.
   redis.call('PUBLISH', KEYS[6], '')
@@ -97,7 +117,7 @@ if not had[2] then -- its events stay for a while: they may tell a follower why 
   return 2
 end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[5], ARGV[3], ARGV[4]) end
-redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'expires')
+redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'base', 'expires')
 for i = 1, 5 do
   if had[3] and tonumber(had[3]) > now then redis.call('PEXPIREAT', KEYS[i], had[3])
   elseif ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
@@ -105,6 +125,13 @@ end
 return 1
 """
 )
+
+LET_GO = """
+-- KEYS call   ARGV token   (the turn stays open, and whoever goes on with it need not wait for the lease)
+if redis.call('HGET', KEYS[1], 'turn') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'lease', 0)
+return 1
+"""
 
 LIVE = """
 -- KEYS checkpoint of a stock saver   ARGV seconds   (0 for ever)
@@ -128,13 +155,14 @@ RECORD = (
     _CLOCK
     + """
 -- KEYS call checkpoints steps writes   ARGV checkpoint after   (how many steps are left out)
-local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened', 'after')
+local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened', 'after', 'version', 'base')
 if not had[1] and not had[3] then return {} end
 local live = had[4] and tonumber(had[4]) > now and 1 or 0
-local told = {had[1], had[2], had[3], live, had[5], had[6], {}}
+local committed = had[8] ~= (had[1] or '') and 1 or 0
+local told = {had[1], had[2], had[3], live, had[5], had[6], {}, had[7], committed}
 if had[1] then told[7] = redis.call('LRANGE', KEYS[3], ARGV[2], -1) end
 if had[1] and ARGV[1] == '1' then
-  told[8], told[9] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
+  told[10], told[11] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
 end
 return told
 """
@@ -185,19 +213,39 @@ return had[2] and 1 or 0
 TOUCH = (
     _CLOCK
     + """
--- KEYS index open   ARGV thread ttl what   (begun, kept, committed, abandoned)
--- Answers 1 if the thread is among the open ones only since now.
+-- KEYS index open lasting ends   ARGV thread ttl what own resumes
+-- what: begun, kept, committed, abandoned; own: the seconds the call is kept, where that is its own; resumes: whether
+-- its open turn is gone on with if its process dies. Answers 1 if the thread is among the open ones only since now.
 local score = string.format('%.3f', t[1] * 1000 + t[2] / 1000)
-local marked, what, named = 0, ARGV[3], 0
-if what == 'begun' then named = redis.call('ZADD', KEYS[1], 'NX', score, ARGV[1])
-elseif what ~= 'abandoned' then redis.call('ZADD', KEYS[1], score, ARGV[1]) end
+local marked, what, own, place, is_new = 0, ARGV[3], ARGV[4], KEYS[1], 0
+if own ~= '' then
+  place, is_new = KEYS[3], -redis.call('ZREM', KEYS[1], ARGV[1])
+  redis.call('ZADD', KEYS[4], string.format('%.0f', now + (own + 60) * 1000), ARGV[1])
+end
+if what == 'begun' then
+  if own ~= '' or not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
+    is_new = is_new + redis.call('ZADD', place, 'NX', score, ARGV[1])
+  end
+elseif what ~= 'abandoned' then redis.call('ZADD', place, score, ARGV[1]) end
 if what == 'committed' then redis.call('SREM', KEYS[2], ARGV[1])
 elseif what == 'abandoned' then -- a call that was too old to be named, but had no end, has one again
-  if redis.call('SREM', KEYS[2], ARGV[1]) == 1 then redis.call('ZADD', KEYS[1], 'NX', score, ARGV[1]) end
-elseif ARGV[2] ~= '0' and named == 0 then marked = redis.call('SADD', KEYS[2], ARGV[1]) end -- a new call may expire
-if ARGV[2] ~= '0' then -- who is not named again has expired, a minute for a first turn that lasts included
+  if redis.call('SREM', KEYS[2], ARGV[1]) == 1 then redis.call('ZADD', place, 'NX', score, ARGV[1]) end
+elseif ARGV[5] == '1' or ((own ~= '' or ARGV[2] ~= '0') and is_new < 1) then -- other new calls may expire
+  marked = redis.call('SADD', KEYS[2], ARGV[1])
+end
+-- Who is not named again has expired, a minute for a first turn that lasts included.
+if ARGV[2] ~= '0' then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', now - (ARGV[2] + 60) * 1000))
   redis.call('EXPIRE', KEYS[1], ARGV[2] + 60)
+end
+if own ~= '' then
+  for _, thread in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 100)) do
+    redis.call('ZREM', KEYS[3], thread)
+    redis.call('ZREM', KEYS[4], thread)
+  end
+  for i = 3, 4 do
+    if redis.call('PTTL', KEYS[i]) < (own + 60) * 1000 then redis.call('EXPIRE', KEYS[i], own + 60) end
+  end
 end
 return marked
 """

@@ -15,7 +15,8 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.memory import InMemorySaver
 
-from graph.store.calls import OpenTurn, new_steps, turn_of
+from graph.store.calls import OpenTurn, is_worth_saving, new_steps, turn_of
+from nodes.runs import has_ended
 
 
 class Turnwise(BaseCheckpointSaver[Any]):
@@ -39,16 +40,15 @@ class Turnwise(BaseCheckpointSaver[Any]):
         turn = turn_of(config)
         if turn is None:
             return await super().aput(config, checkpoint, metadata, new_versions)
-        steps = new_steps(turn, checkpoint["channel_values"])
-        if steps:
-            turn.saving = asyncio.current_task()
+        values = checkpoint["channel_values"]
+        if is_worth_saving(turn, values):
+            turn.saving, turn.ended = asyncio.current_task(), has_ended(values)
             # All versions, because savers keep what changed since a save, and one may have been left out here.
             versions = checkpoint["channel_versions"]
             await super().aput(_at(turn, turn.head), _without_steps(checkpoint), metadata, versions)
             turn.saved = checkpoint["id"]
             if turn.calls is not None and not turn.one_save:
-                complete = bool(checkpoint["channel_values"].get("is_complete"))
-                await turn.calls.keep(turn, steps, complete=complete)
+                await turn.calls.keep(turn, new_steps(turn, values), complete=bool(values.get("is_complete")))
         return _at(turn, checkpoint["id"])
 
     async def aput_writes(

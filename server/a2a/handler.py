@@ -26,9 +26,9 @@ from a2a.utils.errors import (
 from a2a.utils.proto_utils import validate_proto_required_fields
 from a2a.utils.task import apply_history_length, validate_history_length
 
-from graph.routing import Routes
+from graph.flow import Flow
 from graph.store.calls import OpenedTurn, OpenTurn
-from nodes.learning import now
+from nodes.outcome import now
 from server.a2a.errors import translated, translating
 from server.a2a.incoming import read_message
 from server.a2a.push import CallPushConfigs, version_of
@@ -49,7 +49,7 @@ class FlowHandler(DefaultRequestHandlerV2):
     Args:
         turns: takes the turns.
         tasks: reads the tasks.
-        routes: the flow.
+        flow: the flow.
         tenant: whose calls these are.
         card: the public card.
         push_configs: where the clients' notification configurations are kept.
@@ -60,7 +60,7 @@ class FlowHandler(DefaultRequestHandlerV2):
         self,
         turns: Turns,
         tasks: CallTasks,
-        routes: Routes,
+        flow: Flow,
         *,
         tenant: str,
         card: pb.AgentCard,
@@ -77,7 +77,7 @@ class FlowHandler(DefaultRequestHandlerV2):
         )
         self._turns = turns
         self._tasks = tasks
-        self._routes = routes
+        self._flow = flow
         self._tenant = tenant
         self._push_configs = push_configs
 
@@ -115,7 +115,7 @@ class FlowHandler(DefaultRequestHandlerV2):
                 yield apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
                 return
             run = await self._run_at_start(started)
-            yield apply_history_length(as_task(run, self._routes), params.configuration)
+            yield apply_history_length(as_task(run, started.routes), params.configuration)
             async with aclosing(self._updates(started, run)) as updates:
                 async for update in updates:
                     yield update
@@ -187,7 +187,7 @@ class FlowHandler(DefaultRequestHandlerV2):
             run = await self._tasks.run(params.id)
             if run is None or status_of(run).state != pb.TASK_STATE_CANCELED:
                 raise TaskNotCancelableError("the task ended before it could be canceled")
-            return as_task(run, self._routes)
+            return as_task(run, await self._tasks.routes_of(run))
 
     async def _read(self, params: pb.SendMessageRequest, context: ServerCallContext) -> TurnRequest:
         """Read the message, and find the task that it continues: whether it can be, the turn will tell."""
@@ -200,12 +200,13 @@ class FlowHandler(DefaultRequestHandlerV2):
             raise TaskNotFoundError(f"task not found: {message.task_id!r}; it never began, or its call has expired")
         if run and message.context_id and message.context_id != run.call:
             raise InvalidParamsError("the message's context is not that of its task; leave out contextId")
-        return read_message(
+        request = read_message(
             params,
             call=run.call if run else None,
             run=run.number if run else None,
             idempotency_key=_idempotency_key(context) if run is None and not message.context_id else None,
         )
+        return replace(request, flow=self._flow.flow)
 
     async def _once_begun(
         self, params: pb.SendMessageRequest, context: ServerCallContext, request: TurnRequest
@@ -232,8 +233,8 @@ class FlowHandler(DefaultRequestHandlerV2):
             raise TaskNotFoundError(
                 "the context belongs to a call of another flow, or to one that has ended; name another"
             )
-        message = bare_message(run) if self._routes.flow.restarts else None
-        return message or as_task(run, self._routes)
+        message = bare_message(run) if self._flow.restarts else None
+        return message or as_task(run, taken.routes or await self._tasks.routes_of(run))
 
     async def _answer_at_once(self, request: TurnRequest, begun: Begun | None) -> pb.Message | pb.Task:
         if copied := await self._answered_now(request):
@@ -241,7 +242,7 @@ class FlowHandler(DefaultRequestHandlerV2):
         started = await self._turns.start(request, once_begun=begun)
         if isinstance(started, Taken):
             return await self._answer(started)
-        return as_task(await self._run_at_start(started), self._routes)
+        return as_task(await self._run_at_start(started), started.routes)
 
     async def _answered_now(self, request: TurnRequest) -> StoredTask | None:
         """Return the task that is at work on this very message, sent before; None if none is."""
@@ -258,7 +259,7 @@ class FlowHandler(DefaultRequestHandlerV2):
         return replace(run, steps=before, opened=_opened(started, run, len(before)), summary=None)
 
     async def _updates(self, started: Started, run: Run) -> AsyncGenerator[Event, None]:
-        teller = Teller(run, self._routes, last=run.last, settled=False)
+        teller = Teller(run, started.routes, last=run.last, settled=False)
         async with aclosing(follow_turn(self._tasks.events, started)) as followed:
             async for published in followed:
                 for update in teller.hear(published):

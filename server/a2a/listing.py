@@ -1,12 +1,13 @@
 """The tasks of all calls, page by page: filtered, the one updated last first."""
 
 import heapq
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import InvalidParamsError
 from a2a.utils.task import ListTasksCursor, decode_list_tasks_cursor, encode_list_tasks_cursor
 
+from graph.flow import Flow
 from graph.routing import Routes
 from graph.store.calls import Calls
 from graph.store.names import decode, thread_name
@@ -23,13 +24,15 @@ class TaskPages:
 
     Args:
         calls: where the calls live, those of other flows too.
-        routes: the flow.
+        routes_of: returns the flow as the router sees it, in the version that a run is on.
+        flow: the flow.
         tenant: whose tasks these are.
     """
 
-    def __init__(self, calls: Calls, routes: Routes, tenant: str) -> None:
+    def __init__(self, calls: Calls, routes_of: Callable[[Run], Awaitable[Routes]], flow: Flow, tenant: str) -> None:
         self._calls = calls
-        self._routes = routes
+        self._routes_of = routes_of
+        self._flow = flow
         self._tenant = tenant
 
     async def page(self, params: pb.ListTasksRequest) -> pb.ListTasksResponse:
@@ -46,7 +49,7 @@ class TaskPages:
             page = heapq.nlargest(size + 1, [*page, *following], key=_sort_key)
         shown = [await self._whole(run, params.include_artifacts) for run in page[:size]]
         return pb.ListTasksResponse(
-            tasks=[as_task(run, self._routes) for run in shown],
+            tasks=[as_task(run, await self._routes_of(run)) for run in shown],
             next_page_token=encode_list_tasks_cursor(_cursor(page[size - 1])) if len(page) > size else "",
             page_size=size,
             total_size=total,
@@ -61,8 +64,8 @@ class TaskPages:
             runs = [
                 run
                 for call, record in zip(some, records, strict=True)
-                if record and flow_of(record) in (None, self._routes.flow.flow)
-                for run in runs_of(call, record, restarts=self._routes.flow.restarts)
+                if record and flow_of(record) in (None, self._flow.flow)
+                for run in runs_of(call, record, restarts=self._flow.restarts)
             ]
             yield [run for run in runs if _matches(run, params)]
 
@@ -72,7 +75,7 @@ class TaskPages:
     async def _whole(self, run: Run, artifacts: bool) -> Run:
         """Return the run with its summary, which only the call's state has."""
         record = await self._calls.read(self._thread(run.call)) if artifacts else None
-        runs = runs_of(run.call, record, restarts=self._routes.flow.restarts) if record else ()
+        runs = runs_of(run.call, record, restarts=self._flow.restarts) if record else ()
         return next((same for same in runs if same.number == run.number), run)
 
     def _thread(self, call: str) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 from graph.routing import Routes
 from graph.store.calls import OpenedTurn, OpenTurn
 from graph.store.events import Published
-from nodes.learning import now
+from nodes.outcome import now
 from server.a2a.push import configs_of
 from server.a2a.push_delivery import PushSender
 from server.a2a.runs import Run, as_task, task_id
 from server.a2a.telling import Teller
+from server.flows import Flows
 
 _NOTIFIED = ("state_change", "step", "turn")
 """Chunks are not: who is notified reads the whole artifact."""
@@ -22,12 +23,12 @@ class Notifier:
 
     Args:
         sender: delivers.
-        routes: the flow.
+        flows: the flows that are served.
     """
 
-    def __init__(self, sender: PushSender, routes: Routes) -> None:
+    def __init__(self, sender: PushSender, flows: Flows) -> None:
         self._sender = sender
-        self._routes = routes
+        self._flows = flows
         self._tellers: dict[str, Teller] = {}
         """Those of turns under way that are notified of, by token."""
 
@@ -43,20 +44,22 @@ class Notifier:
         kept = configs_of(turn.push, task_id(call, run, turn.incarnation))
         # 0.3 is sent the whole task, which is not at hand while the turn runs.
         configs = [config for config in kept if over or config.version == "1.0"]
-        if not configs:
-            return
         position = f"{int(time.time() * 1000)}-0"
         updates = [update for event in heard for update in teller.hear(Published(position, event))]
-        if updates:
-            self._sender.notify(configs, as_task(_run_now(turn, call, run, heard), self._routes), updates)
+        if updates and configs:
+            self._sender.notify(configs, as_task(_run_now(turn, call, run, heard), self._routes(turn)), updates)
 
     def _teller(self, turn: OpenTurn, call: str, events: Sequence[Mapping[str, Any]]) -> Teller:
         """Return the turn's, which knows what was told before."""
         run = Run(call, events[0]["run"], turn.incarnation, ())
-        teller = self._tellers.pop(turn.token, None) or Teller(run, self._routes)
+        teller = self._tellers.pop(turn.token, None) or Teller(run, self._routes(turn))
         if events[-1]["event"] not in ("turn", "error"):
             self._tellers[turn.token] = teller
         return teller
+
+    def _routes(self, turn: OpenTurn) -> Routes:
+        """Return the flow in the version that the turn runs on, which is at hand while it runs."""
+        return (self._flows.known(turn.version) or self._flows.current()).routes
 
 
 def _run_now(turn: OpenTurn, call: str, run: int, heard: Sequence[Mapping[str, Any]]) -> Run:

@@ -10,10 +10,11 @@ from a2a.types import a2a_pb2 as pb
 
 from graph.routing import Routes
 from graph.store.calls import CallRecord, OpenedTurn
-from nodes.learning import response_text
 from nodes.parts import unfold
 from nodes.ports import Part
 from nodes.state import Step
+from nodes.steps import response_text
+from nodes.telling import artifact_id
 from server.a2a.wording import artifact_of, message_of, struct_of, timestamp_of
 
 _TAG_LENGTH = 16
@@ -67,6 +68,8 @@ class Run:
     chunks: Sequence[Mapping[str, Any]] = ()
     """What an agent streamed in the open turn: the events, in order."""
     summary: Mapping[str, Any] | None = field(default=None, compare=False)
+    version: str = field(default="", compare=False)
+    """The version of the flow that its call is on, as the store notes it."""
 
     @property
     def task_id(self) -> str:
@@ -99,6 +102,7 @@ def runs_of(call: str, record: CallRecord, *, restarts: bool) -> list[Run]:
             steps,
             record.opened if number == opened_in else None,
             summary=record.state.get("session_summary") if number == summarised else None,
+            version=record.version,
         )
         for number, steps in grouped.items()
     ]
@@ -108,7 +112,7 @@ def run_since(name: TaskName, record: CallRecord) -> Run:
     """Return a run that had not ended, from a record that has only the call's later steps."""
     steps = [step for step in record.steps if step.get("run", 1) == name.run]
     opened = None if steps and _is_over(steps[-1]) else record.opened
-    return Run(name.call, name.run, record.incarnation, steps, opened)
+    return Run(name.call, name.run, record.incarnation, steps, opened, version=record.version)
 
 
 def flow_of(record: CallRecord) -> str | None:
@@ -203,9 +207,9 @@ def artifacts_of(step: Step) -> list[pb.Artifact]:
     artifacts, said = unfold(response, step.get("layout"))
     if not artifacts and said and step["response_status"] == "success" and response.get("task_state") not in _WAITING:
         artifacts = [{"artifactId": "answer", "name": step["stage"], "parts": said.get("parts") or []}]
+    named = step.get("artifacts", step["number"])
     return [
-        artifact_of({**artifact, "artifactId": f"{step['number']}-{artifact['artifactId']}"})
-        for artifact in artifacts
+        artifact_of({**artifact, "artifactId": artifact_id(named, artifact["artifactId"])}) for artifact in artifacts
     ]
 
 

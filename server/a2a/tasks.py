@@ -12,6 +12,7 @@ from a2a.server.events.event_queue import Event
 from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import UnsupportedOperationError
 
+from graph.flow import Flow
 from graph.routing import Routes
 from graph.store.calls import Calls
 from graph.store.events import START, Events, Published
@@ -19,6 +20,7 @@ from graph.store.names import thread_name
 from server.a2a.listing import PAGE, TaskPages
 from server.a2a.runs import Run, TaskName, as_task, flow_of, read_task_id, run_since, runs_of
 from server.a2a.telling import Teller
+from server.flows import Flows
 from server.following import follow
 
 _TRIES = 5
@@ -35,17 +37,18 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
     Args:
         calls: where the calls live.
         events: where the events of followed turns are.
-        routes: the flow.
+        flows: the flows that are served.
+        flow: the flow whose tasks these are, by name.
         tenant: whose tasks these are.
     """
 
-    def __init__(self, calls: Calls, events: Events, routes: Routes, tenant: str) -> None:
+    def __init__(self, calls: Calls, events: Events, flows: Flows, flow: Flow, tenant: str) -> None:
         self._calls = calls
         self._events = events
-        self._routes = routes
+        self._flows = flows
+        self._flow, self._restarts = flow.flow, flow.restarts
         self._tenant = tenant
-        self._flow, self._restarts = routes.flow.flow, routes.flow.restarts
-        self._pages = TaskPages(calls, routes, tenant)
+        self._pages = TaskPages(calls, self.routes_of, flow, tenant)
 
     @property
     def events(self) -> Events:
@@ -58,8 +61,11 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
 
     def thread_of_task(self, task_id: str) -> str | None:
         """Return the thread of the call that a task is a run of; None for an id that is none of ours."""
-        name = read_task_id(task_id)
-        return self.thread_of(name.call) if name else None
+        return thread_of_task(self._tenant, task_id)
+
+    async def routes_of(self, run: Run) -> Routes:
+        """Return the flow as the router sees it, in the version that a run is on."""
+        return await self._flows.routes_at(run.version, self._flow)
 
     async def run(self, task_id: str) -> Run | None:
         """Return the run that a task id names, as it is now; None if there is none such."""
@@ -88,7 +94,8 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
         if found is None:
             return None
         run, position = found
-        return StoredTask(as_task(run, self._routes), _version(position, run.last, not run.works))
+        task = as_task(run, await self.routes_of(run))
+        return StoredTask(task, _version(position, run.last, not run.works))
 
     async def save(
         self,
@@ -140,7 +147,7 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
         run = await self._since(name, last)
         if run is None:
             return None
-        teller = Teller(run, self._routes, last=last, settled=settled)
+        teller = Teller(run, await self.routes_of(run), last=last, settled=settled)
         if run.opened and run.works:
             for event in await self._told(name.call, run.opened.after, _position(version)):
                 teller.skip(event)
@@ -221,6 +228,12 @@ class CallTasks(VersionedTaskStore, TaskEventStream):
         if _foreign(context, self._tenant):
             return pb.ListTasksResponse(page_size=params.page_size or PAGE)
         return await self._pages.page(params)
+
+
+def thread_of_task(tenant: str, task_id: str) -> str | None:
+    """Return the thread of the call that a task is a run of; None for an id that is none of ours."""
+    name = read_task_id(task_id)
+    return thread_name(tenant, name.call) if name else None
 
 
 def _foreign(context: ServerCallContext, tenant: str) -> bool:

@@ -31,11 +31,11 @@ def talk(url: str, call_id: str | None, account: str, eci: str) -> None:
     console = open_console()
     who = {"call_identify_id": call_id or f"CALL-{secrets.token_hex(4)}", "account_id": account, "eci": eci}
     who = {name: _in_unicode(value) for name, value in who.items()}
-    address = _address(url)
+    address = address_of(url)
     # A proxy that the environment names cannot reach a service on this machine's loopback.
     with httpx.Client(base_url=address, timeout=60, trust_env=not is_loopback(address.host)) as client:
         try:
-            _document(client.get("/health").raise_for_status())
+            document_of(client.get("/health").raise_for_status())
             console.print(f"call [bold]{escape(who['call_identify_id'])}[/bold] at {escape(url)}. {escape(_HELP)}")
             for line in _lines(console):
                 if _take(console, client, who, line):
@@ -47,7 +47,7 @@ def talk(url: str, call_id: str | None, account: str, eci: str) -> None:
             raise NoService(f"{reason}; start one with `flows demo` or `flows serve`") from error
 
 
-def _address(url: str) -> httpx.URL:
+def address_of(url: str) -> httpx.URL:
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL:
@@ -99,7 +99,7 @@ def _turn(console: Console, client: httpx.Client, who: dict[str, str], line: str
         _, intent, *words = line.split(maxsplit=2)
         sent |= {"intent": intent, "input_message": words[0] if words else intent}
     answer = client.post("/orchestrate", json=sent)
-    told = _document(answer)
+    told = document_of(answer)
     if answer.status_code != httpx.codes.OK:
         show_problem(console, told)
         return False
@@ -109,7 +109,7 @@ def _turn(console: Console, client: httpx.Client, who: dict[str, str], line: str
     return bool(told["is_complete"])
 
 
-def _document(answer: httpx.Response) -> dict[str, Any]:
+def document_of(answer: httpx.Response) -> dict[str, Any]:
     try:
         return dict(answer.json())
     except (ValueError, TypeError) as error:

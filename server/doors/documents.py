@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from server.identifiers import MESSAGE_LENGTH, Id, Intent
+from server.identifiers import MESSAGE_LENGTH, Id, Intent, IntentName
 
 _REQUEST: dict[str, JsonValue] = {
     "call_identify_id": "CALL-001",
@@ -77,6 +77,15 @@ class OrchestrateRequest(BaseModel):
     intent: Intent = Field(default=None, description="What the caller wants; left out, the classifier decides.")
     language: str | None = Field(default=None, max_length=35, description="The caller's language (BCP 47).")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Handed to the agents as it is.")
+    flow: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="The flow of a new call; the default one if left out. A call that exists has to be of it.",
+    )
+    further_intents: list[IntentName] = Field(
+        default_factory=list, max_length=20, description="What else the caller wants, besides `intent`."
+    )
 
     @field_validator("metadata")
     @classmethod

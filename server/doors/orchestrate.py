@@ -55,6 +55,8 @@ def turn_request(sent: OrchestrateRequest, traceparent: str | None) -> TurnReque
         language=sent.language,
         metadata=sent.metadata,
         traceparent=traceparent,
+        flow=sent.flow,
+        further_intents=sent.further_intents,
     )
 
 

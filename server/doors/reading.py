@@ -22,10 +22,20 @@ async def read_document(request: Request, document: type[Document], max_bytes: i
         BodyTooLarge: if it is longer than `max_bytes`.
         BadInput: if it is not what `document` says.
     """
+    return checked(document, await read_body(request, max_bytes))
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read the body.
+
+    Raises:
+        NotJson: if a web page sent it as something else than JSON.
+        BodyTooLarge: if it is longer than `max_bytes`.
+    """
     if "origin" in request.headers and not is_json(request.headers.get("content-type", "")):
         # Without this any web page could drive calls on the loopback of whoever looks at it; see also `hosts`.
         raise NotJson("send it with content-type: application/json")
-    return checked(document, await _read(request, max_bytes))
+    return await _read(request, max_bytes)
 
 
 def checked(document: type[Document], text: bytes) -> Document:

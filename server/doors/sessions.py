@@ -29,7 +29,7 @@ async def session(call_identify_id: CallId, request: Request) -> Response:
     """Return the session document, with the whole audit trail."""
     runtime: Runtime = request.app.state.runtime
     record = await _record(runtime, call_identify_id)
-    return _json(_session(runtime, record))
+    return _json(await _session(runtime, record))
 
 
 @router.get(
@@ -88,12 +88,12 @@ _REMEMBERED = (
 )
 
 
-def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
+async def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
     state = record.state
-    place = runtime.routes.place_of(state)
-    complete = bool(state.get("is_complete"))
-    over = has_ended(state) and not runtime.routes.flow.restarts
-    legal = [] if over or place is None else runtime.routes.legal_intents(place.stage)
+    complete, version = bool(state.get("is_complete")), await runtime.flows.next_of(record.state, record.version)
+    place = version.routes.place_of(state) if version else None
+    over = has_ended(state) and not (version and version.flow.restarts)
+    legal = version.routes.legal_intents(place.stage) if version and place and not over else []
     return {
         "call_identify_id": state["call_identify_id"],
         "account_id": state["account_id"],

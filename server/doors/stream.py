@@ -12,6 +12,7 @@ from graph.store.calls import CallRecord
 from graph.store.errors import StoreError
 from graph.store.events import Published
 from graph.store.names import thread_name
+from nodes.runs import has_ended
 from server.doors.documents import OrchestrateRequest
 from server.doors.events import (
     ANOTHER_TURN,
@@ -94,7 +95,7 @@ async def events(
             await known_event(runtime.store.events, thread, seen)
         except EventsGone as error:
             return respond(GONE, str(error))
-    if (seen or position) == position and _is_over(runtime, record):
+    if (seen or position) == position and await _is_over(runtime, record):
         return Response(status_code=204)  # EventSource connects again after anything else
     return ending(sse(_whole_call(runtime, thread, seen or position)), runtime.stopping)
 
@@ -145,23 +146,29 @@ async def _whole_call(runtime: Runtime, thread: str, after: str) -> _Stream:
                 if published is not None:
                     silence = Silence()
                     yield shown(published)
-                    if _ends_call(runtime, published):
+                    if _ends_run(published) and not await _goes_on(runtime, thread):
                         return
                 else:
                     record = await runtime.store.calls.read(thread)
-                    if record is None or (_is_over(runtime, record) and silence.is_final()):
+                    if record is None or (await _is_over(runtime, record) and silence.is_final()):
                         return
     except (EventsGone, StoreError) as error:
         yield failure(error)
 
 
-def _ends_call(runtime: Runtime, published: Published) -> bool:
+def _ends_run(published: Published) -> bool:
     event = published.event
-    ended = event["event"] == "turn" and (event["is_complete"] or "ended" in event)
-    return ended and not runtime.routes.flow.restarts
+    return bool(event["event"] == "turn" and (event["is_complete"] or "ended" in event))
 
 
-def _is_over(runtime: Runtime, record: CallRecord) -> bool:
+async def _goes_on(runtime: Runtime, thread: str) -> bool:
+    record = await runtime.store.calls.read(thread)
+    return bool(record and not await _is_over(runtime, record))
+
+
+async def _is_over(runtime: Runtime, record: CallRecord) -> bool:
     """Tell whether nothing can happen in the call any more."""
-    ended = record.state.get("is_complete") or record.state.get("ended")
-    return bool(ended) and not record.opened and not runtime.routes.flow.restarts
+    if record.opened or not has_ended(record.state):
+        return False
+    version = await runtime.flows.next_of(record.state)
+    return not (version and version.flow.restarts)
