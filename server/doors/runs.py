@@ -1,0 +1,98 @@
+"""`POST /flows/{flow}/runs`: any flow, by its name: with the whole outcome, or event by event."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from graph.workflows import outer_name
+from server.doors.events import of_turn
+from server.doors.execution_documents import ExecutionAnswer, RunRequest, body_of
+from server.doors.executions import answered
+from server.doors.orchestrate import traceparent_of
+from server.doors.reading import read_document
+from server.doors.stream import sse
+from server.executing import Executions, known_inputs, new_id
+from server.executions import document
+from server.flows import Version
+from server.problems import BadInput, responses
+from server.runtime import Runtime
+from server.turn import TurnRequest
+from server.workflows import is_workflow
+
+router = APIRouter(prefix="/flows/{flow}/runs", tags=["flows"])
+
+FlowName = Annotated[str, Path(max_length=64, description="The flow's name.", examples=["ticket"])]
+
+
+@router.post(
+    "",
+    summary="Run a flow",
+    response_model=None,
+    openapi_extra=body_of(RunRequest),
+    responses={
+        200: {"model": ExecutionAnswer, "description": "It has ended, or waits"},
+        202: {"model": ExecutionAnswer, "description": "It has begun"},
+        **responses(404, 409, 413, 415, 422, 503),
+    },
+)
+async def run(flow: FlowName, request: Request) -> Response:
+    """Run a flow to its end, or to where it waits: for a person, or for what its caller says next.
+
+    A flow that waits for its caller goes on with the next message under the same `id`.
+    """
+    runtime: Runtime = request.app.state.runtime
+    sent = await read_document(request, RunRequest, runtime.settings.max_body_bytes)
+    turn = await _turn(runtime, flow, sent, request)
+    found = await Executions(runtime).run(turn, wait=sent.wait)
+    return answered(document(found), 200 if sent.wait else 202)
+
+
+@router.post(
+    "/stream",
+    summary="Run a flow, and see what happens in it",
+    response_model=None,
+    openapi_extra=body_of(RunRequest),
+    responses={
+        200: {"description": "Events, the last of them `turn` or `error`", "content": {"text/event-stream": {}}},
+        **responses(404, 409, 413, 415, 422, 503),
+    },
+)
+async def stream(flow: FlowName, request: Request) -> Response:
+    """Run a flow, and get server-sent events: `state_change`, `message_chunk` and `step` as they happen, then `turn`,
+    which says what its last step came to, or `error`, a problem document. The run goes on if the client leaves."""
+    runtime: Runtime = request.app.state.runtime
+    sent = await read_document(request, RunRequest, runtime.settings.max_body_bytes)
+    started = await Executions(runtime).begin(await _turn(runtime, flow, sent, request))
+    answer = sse(of_turn(runtime.store.events, started), grace=runtime.settings.turn_timeout_seconds)
+    answer.headers["execution-id"] = started.request.call_identify_id.encode().decode("latin-1")
+    return answer
+
+
+async def _turn(runtime: Runtime, flow: str, sent: RunRequest, request: Request) -> TurnRequest:
+    """Return the turn that a run is asked for as; raises `FlowNotFound`, or `BadInput` for what is missing."""
+    version = await runtime.flows.find(flow)
+    calls = version.flow.waits_for == "caller"
+    if calls and not sent.message.strip():
+        raise BadInput([{"field": "message", "message": f"it is missing; flow {flow!r} answers what a caller says"}])
+    name = sent.id or new_id()
+    return TurnRequest(
+        name,
+        sent.account_id,
+        sent.eci,
+        sent.message,
+        sent.intent,
+        sent.language,
+        sent.metadata,
+        traceparent_of(request.headers),
+        flow=flow,
+        context=await _inputs(runtime, version, sent, name),
+        ttl=None if calls else runtime.settings.execution_ttl_seconds,
+    )
+
+
+async def _inputs(runtime: Runtime, version: Version, sent: RunRequest, name: str) -> dict[str, object]:
+    """Return what the run begins with; one that has begun goes on with what it knows."""
+    if sent.id and not sent.input and await runtime.store.calls.read(Executions(runtime).thread(name)):
+        return {}
+    names = {one: outer_name(one) if is_workflow(version.flow.flow) else one for one in version.flow.inputs}
+    return known_inputs(version.flow, sent.input, names, "input")

@@ -1,0 +1,149 @@
+"""The workflow service: documents are translated into flows, which every replica serves from then on.
+
+A workflow is kept as the text of its flow, with the document it was made from in a comment above: one thing in the
+store, so that there is never a workflow without its flow.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graph.document import read_document
+from graph.loader import FlowError
+from graph.store.versions import Versions
+from graph.workflows import DEFAULT_AGENTS, Family, Untranslatable, Workflow, slug, translate, written
+from nodes.outcome import now
+from server.flows import Flows, Version
+from server.problems import BadInput, FlowNotFound, WorkflowNotFound
+
+_ID = re.compile(r"wf-[a-z][a-z0-9-]*-[0-9a-f]{8}")
+_SLUG = 40
+_ABOVE = "# Made from a workflow document: "
+
+
+@dataclass(frozen=True, slots=True)
+class KeptWorkflow:
+    """A workflow that was made."""
+
+    id: str
+    """Also the name of its flow."""
+    digest: str
+    created_at: str
+    document: Mapping[str, Any]
+    """As its author wrote it."""
+
+    def told(self) -> dict[str, Any]:
+        """Return it as clients see it."""
+        about = {key: value for key, value in self.document.items() if key != "steps"}
+        return {
+            "workflow_id": self.id,
+            "description": "",
+            "version": 1,
+            **about,
+            "digest": self.digest,
+            "created_at": self.created_at,
+            "steps": self.document["steps"],
+        }
+
+
+def is_workflow(flow: str | None) -> bool:
+    """Tell whether a flow was made from a workflow document, by its name."""
+    return bool(flow and _ID.fullmatch(flow))
+
+
+class Workflows:
+    """Workflows, as the doors need them.
+
+    Args:
+        flows: the flows of the service.
+        versions: where flows made at run time are kept.
+        tenant: whose workflows these are.
+    """
+
+    def __init__(self, flows: Flows, versions: Versions, tenant: str) -> None:
+        self._flows = flows
+        self._versions = versions
+        self._tenant = tenant
+
+    async def make(self, workflow: Workflow) -> KeptWorkflow:
+        """Make a workflow that new executions can begin on.
+
+        Raises:
+            BadInput: with everything wrong with it.
+            StoreError: if the store failed.
+        """
+        name = f"wf-{slug(workflow.name, _SLUG)}-{secrets.token_hex(4)}"
+        created_at, sent = now(), workflow.model_dump(mode="json", exclude_unset=True)
+        try:
+            flow = translate(workflow, name, list(self._families()))
+            text = _text(flow, {"created_at": created_at, "document": sent})
+            # What the client wrote cannot name a variable: `translate` has made `${` of it `$${`.
+            version = await self._flows.add(text, f"workflow {workflow.name!r}", fills=True)
+        except Untranslatable as error:
+            raise BadInput([_field_error(place, message) for place, message in error.found]) from error
+        except FlowError as error:
+            raise BadInput([_field_error(("steps",), problem.message) for problem in error.problems]) from error
+        return KeptWorkflow(name, version.flow.digest, created_at, sent)
+
+    async def find(self, workflow_id: str) -> tuple[KeptWorkflow, Version]:
+        """Return a workflow and its flow.
+
+        Raises:
+            WorkflowNotFound: if there is none.
+            StoreError: if the store failed.
+        """
+        try:
+            version = await self._flows.find(workflow_id) if is_workflow(workflow_id) else None
+        except FlowNotFound:
+            version = None
+        kept = _read(workflow_id, version.flow.digest, version.text) if version else None
+        if version is None or kept is None:
+            raise _not_found(workflow_id)
+        return kept, version
+
+    async def all(self) -> list[KeptWorkflow]:
+        """Return every workflow, the one made last first."""
+        found = []
+        for name, digest in (await self._versions.made(self._tenant)).items():
+            version = await self._versions.get(self._tenant, digest) if is_workflow(name) else None
+            kept = _read(name, digest, version.text) if version else None
+            found += [kept] if kept else []
+        return sorted(found, key=lambda kept: (kept.created_at, kept.id), reverse=True)
+
+    async def remove(self, workflow_id: str) -> None:
+        """Let nobody execute a workflow any more; what is under way goes on. Raises `WorkflowNotFound`."""
+        if not is_workflow(workflow_id) or not await self._flows.remove(workflow_id):
+            raise _not_found(workflow_id)
+
+    def _families(self) -> Iterator[Family]:
+        """Yield the agents that there are, as the files say them: their addresses may hold what nobody is to read."""
+        yield DEFAULT_AGENTS
+        for name in self._flows.names():
+            if text := self._flows.current(name).text:
+                yield read_document(text).value.get("agents", {})
+
+
+def _text(flow: Mapping[str, Any], made_from: Mapping[str, Any]) -> str:
+    told = json.dumps(made_from).replace(
+        "\x7f", "\\u007f"
+    )  # ASCII: it may hold no sign that YAML takes for a line end
+    return f"{_ABOVE}{told}\n{written(flow)}"
+
+
+def _read(name: str, digest: str, text: str) -> KeptWorkflow | None:
+    first = text.partition("\n")[0]
+    if not first.startswith(_ABOVE):
+        return None
+    made_from = json.loads(first.removeprefix(_ABOVE))
+    return KeptWorkflow(name, digest, made_from["created_at"], made_from["document"])
+
+
+def _field_error(place: tuple[str | int, ...], message: str) -> dict[str, str]:
+    return {"field": ".".join(map(str, place)), "message": message}
+
+
+def _not_found(workflow_id: str) -> WorkflowNotFound:
+    return WorkflowNotFound(f"there is no workflow {workflow_id!r}; it was never made, or was deleted")
