@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,15 +33,17 @@ from nodes.spec import (
 Place = tuple[str | int, ...]
 Found = Iterator[tuple[Place, str]]
 
+_MOST = 100
+"""How many problems are looked for: each remedy compares a name with all others."""
 RESERVED = (FALLBACK, "classifier", BEGIN, FINISH, END, *ON_ERROR)
 """Names of the graph's own nodes, and words of the language."""
 
 
 def problems_of(flow: Flow) -> list[tuple[Place, str]]:
     """Return everything that keeps the flow from running, as (place in the document, what and remedy)."""
-    found = [problem for rule in _RULES for problem in rule(flow)]
+    found = list(islice(chain.from_iterable(rule(flow) for rule in _RULES), _MOST))
     # An agent may seem idle, or a stage out of reach, only because a name is misspelt elsewhere.
-    return found or [*_unused(flow), *unproven(flow)]
+    return found or list(islice(chain(_unused(flow), _unanswered(flow), unproven(flow)), _MOST))
 
 
 def _kinds(flow: Flow) -> Found:
@@ -133,7 +136,7 @@ def _wrong_with(url: str) -> str | None:
 
 
 def _triggers(flow: Flow) -> Found:
-    intents = {intent for stage in flow.stages.values() for intent in stage.intents}
+    intents = {intent for stage in flow.stages.values() for intent in stage.intents} | set(flow.anywhere)
     for intent, phrases in flow.triggers.items():
         if intent not in intents:
             yield (
@@ -212,10 +215,20 @@ def _anywhere(flow: Flow) -> Found:
         yield ("anywhere",), "intents need a caller; add `waits_for: caller`"
     for name, stage in flow.stages.items():
         for intent in stage.intents:
-            if intent in flow.anywhere:
+            if flow.anywhere.get(intent, name) != name:
                 yield ("stages", name, "intents", intent), f"{intent!r} is legal everywhere already; keep one of them"
     if UNKNOWN in flow.anywhere:
         yield ("anywhere", UNKNOWN), f"{UNKNOWN!r} is legal everywhere already; it goes to the `fallback`"
+
+
+def _unanswered(flow: Flow) -> Found:
+    for intent, target in flow.anywhere.items():
+        stage = flow.stages[target]
+        if stage.intents and intent not in stage.intents:
+            yield (
+                ("anywhere", intent),
+                f"stage {target!r} does not say who answers {intent!r}; add it to the intents there",
+            )
 
 
 def _written(flow: Flow) -> Found:

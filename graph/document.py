@@ -13,7 +13,7 @@ import yaml
 Place = tuple[str | int, ...]
 """Where in the document something stands: keys and indices from the top."""
 
-LARGEST = 1_000_000
+LARGEST = 250_000
 """Characters, and bytes, that a text may have."""
 TOO_LARGE = f"more than {LARGEST:,} characters; make the flow smaller, or several flows of it"
 

@@ -37,18 +37,26 @@ class Flow(Record):
     turn_timeout: Seconds | None = Field(
         default=None, description="How long one turn may take, every agent in it included (20s unless configured)."
     )
-    agents: dict[Name, Agent] = Field(default_factory=dict, description="The agents the stages may name.")
-    inputs: list[Name] = Field(default_factory=list, description="Names that whoever starts a run gives values to.")
+    agents: dict[Name, Agent] = Field(
+        default_factory=dict, max_length=1000, description="The agents the stages may name."
+    )
+    inputs: list[Name] = Field(
+        default_factory=list, max_length=1000, description="Names that whoever starts a run gives values to."
+    )
     stages: dict[Name, Stage] = Field(
         min_length=1,
         max_length=1000,
         description="The stages, in the order a call passes them by default.",
     )
     anywhere: dict[Name, Name] = Field(
-        default_factory=dict, description="Intents that are legal at every stage, each with the stage it leads to."
+        default_factory=dict,
+        max_length=100,
+        description="Intents that are legal at every stage, each with the stage it leads to.",
     )
     gates: list[Gate] = Field(
-        default_factory=list, description="What must come before what; proven when the flow is read."
+        default_factory=list,
+        max_length=100,
+        description="What must come before what; proven when the flow is read.",
     )
     fallback: Name | None = Field(
         default=None, description="The agent that answers `unknown` at any stage; it never advances the call."

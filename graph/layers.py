@@ -110,7 +110,11 @@ def arrange(sizes: Mapping[str, Size], links: Sequence[Link]) -> Layout:
     boxes = {name: _box(vertex, sizes[name]) for name, vertex in vertices.items()}
     ways = [[point for line in through for point in line.view.path[1:]][:-1] for through, _ in passes]
     routes = _routes(boxes, links, order, [_straightened(way, layers) for way in ways])
-    labels = [_label(boxes, link, keeper) for link, (_, keeper) in zip(links, passes, strict=True)]
+    beside = _beside_loops(boxes, links)
+    labels = [
+        beside.get(index) or _label(link, keeper)
+        for index, (link, (_, keeper)) in enumerate(zip(links, passes, strict=True))
+    ]
     return Layout(boxes, routes, labels)
 
 
@@ -121,17 +125,27 @@ def _box(vertex: Any, size: Size) -> Box:
 
 def _with_loops(name: str, size: Size, links: Sequence[Link]) -> Size:
     """Return the size of a box with the room that its lines to itself need, on both sides to keep it centred."""
-    loops = [link.label[0] if link.label else 0.0 for link in links if link.source == link.target == name]
-    return (size[0] + 2 * (_LOOP + max(loops)), size[1]) if loops else size
+    loops = [link.label or (0.0, 0.0) for link in links if link.source == link.target == name]
+    if not loops:
+        return size
+    return size[0] + 2 * (_LOOP + max(width for width, _ in loops)), max(size[1], sum(height for _, height in loops))
 
 
-def _label(boxes: Mapping[str, Box], link: Link, keeper: Any) -> Box | None:
-    if link.label is None:
-        return None
-    if keeper:
-        return _box(keeper, link.label)
-    source = boxes[link.source]
-    return Box(source.right + _LOOP + link.label[0] / 2, source.y, *link.label)
+def _beside_loops(boxes: Mapping[str, Box], links: Sequence[Link]) -> dict[int, Box]:
+    """Stand the labels of a box's lines to itself at its right, one below the other; by the index of the link."""
+    places: dict[int, Box] = {}
+    for name, box in boxes.items():
+        loops = [(index, link.label) for index, link in enumerate(links) if link.source == link.target == name]
+        labels = [(index, label) for index, label in loops if label]
+        top = box.y - sum(height for _, (_, height) in labels) / 2
+        for index, (width, height) in labels:
+            places[index] = Box(box.right + _LOOP + width / 2, top + height / 2, width, height)
+            top += height
+    return places
+
+
+def _label(link: Link, keeper: Any) -> Box | None:
+    return _box(keeper, link.label) if link.label and keeper else None
 
 
 def _vertex(size: Size) -> Any:

@@ -84,7 +84,7 @@ def load_flow(flow: str | Path | Flow, env: Mapping[str, str] | None = None) -> 
     """
     if isinstance(flow, Flow):
         return flow if flow.digest else _made_here(flow)
-    name, text = _read(flow)
+    name, text = read_text(flow)
     return parse_flow(text, name, os.environ if env is None else env)
 
 
@@ -145,7 +145,8 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _read(flow: str | Path) -> tuple[str, str]:
+def read_text(flow: str | Path) -> tuple[str, str]:
+    """Return the name by which errors call a flow's file, and its text; raises `FlowError` if it cannot be read."""
     shipped = _SHIPPED / f"{flow}.yaml"
     if isinstance(flow, str) and re.fullmatch(r"[A-Za-z0-9_-]+", flow) and shipped.is_file():
         return f"{flow}.yaml", shipped.read_text(encoding="utf-8")

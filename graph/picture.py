@@ -27,8 +27,8 @@ _COLUMN = 44.0
 _NARROWEST, _ABOUT_WIDTH = 220.0, 300.0
 _ASIDE = 96.0
 """Space between the layers and what stands beside them."""
-_LABEL = 42
-"""Longest label of an edge, in letters."""
+_LABEL, _LABEL_LINES, _LABEL_WIDTH = 48, 3, 230.0
+"""How many letters a line of an edge's label has at most, how many lines, and where they are broken."""
 _STACK = 6.0
 """How far the boxes of a stack stand out behind one another."""
 _FORK = 22.0
@@ -117,12 +117,17 @@ def _rows_top(node: Node) -> float:
     return _PAD + _NUMBER + 4 + _LINE * len(_about(node)) + 14
 
 
-def _label(edge: Edge) -> str:
-    return edge.label if len(edge.label) <= _LABEL else f"{edge.label[: _LABEL - 1]}…"
+def _label(edge: Edge) -> list[str]:
+    lines = wrapped(edge.label, _SMALL, _LABEL_WIDTH)
+    shown = lines[:_LABEL_LINES]
+    if len(lines) > len(shown):
+        shown[-1] += "…"
+    return [line if len(line) <= _LABEL else f"{line[: _LABEL - 1]}…" for line in shown]
 
 
 def _label_size(edge: Edge) -> Size | None:
-    return (text_width(_label(edge), _SMALL) + 12, 18) if edge.label else None
+    lines = _label(edge)
+    return (max(text_width(line, _SMALL) for line in lines) + 12, _LINE * len(lines) + 1) if lines else None
 
 
 def _beside(layout: Layout, asides: Sequence[Node], edges: Sequence[Edge]) -> dict[str, Box]:
@@ -149,9 +154,13 @@ def _sideways(boxes: Mapping[str, Box], source: str, target: float) -> list[Poin
 
 
 def _write_label(canvas: Canvas, edge: Edge, place: Box | None) -> None:
-    if edge.label and place:
-        canvas.box(place, Style(fill="#ffffff", edge="#ffffff", round=4))
-        canvas.words(_label(edge), _SMALL, _SOFT, (place.x, place.y), "mm")
+    lines = _label(edge)
+    if not lines or not place:
+        return
+    canvas.box(place, Style(fill="#ffffff", edge="#ffffff", round=4))
+    for number, line in enumerate(lines):
+        middle = place.y + _LINE * (number - (len(lines) - 1) / 2)
+        canvas.words(line, _SMALL, _SOFT, (place.x, middle), "mm")
 
 
 def _node(canvas: Canvas, node: Node, box: Box) -> None:

@@ -14,13 +14,14 @@ Place = tuple[str | int, ...]
 Found = Iterator[tuple[Place, str]]
 
 
-def unproven(flow: Flow) -> list[tuple[Place, str]]:
-    """Return what does not hold of the flow, as (place in the document, what and remedy).
+def unproven(flow: Flow) -> Found:
+    """Yield what does not hold of the flow, as (place in the document, what and remedy).
 
     Every stage that the flow names exists.
     """
     paths = Paths(flow)
-    return [problem for rule in (_reached, _left, _bounded, _named, _gated) for problem in rule(flow, paths)]
+    for rule in (_reached, _left, _bounded, _named, _gated):
+        yield from rule(flow, paths)
 
 
 def _reached(flow: Flow, paths: Paths) -> Found:
@@ -103,16 +104,25 @@ def _written_before(flow: Flow, paths: Paths) -> Mapping[str, set[str]]:
             name: set(flow.inputs).union(*(writes[other] for other in before))
             for name, before in before_each(flow).items()
         }
-    before: dict[str, set[str]] = {paths.first: set(flow.inputs)}
-    waiting = [paths.first]
-    while waiting:
-        name = waiting.pop()
-        for step in paths.steps.get(name, ()):
-            news = before[name] | (writes[name] if step.completes else set())
-            if step.target not in before or not news <= before[step.target]:
-                before[step.target] = before.get(step.target, set()) | news
-                waiting.append(step.target)
-    return before
+    # Sets of names as bits of one number, in the order of the file: a flow may have a thousand stages.
+    names = list(dict.fromkeys([*flow.inputs, *(name for wrote in writes.values() for name in wrote)]))
+    bit: dict[str, int] = {name: 1 << place for place, name in enumerate(names)}
+    before: dict[str, int] = {paths.first: sum(bit[name] for name in set(flow.inputs))}
+    changed = True
+    while changed:
+        changed = False
+        for name in [stage for stage in flow.stages if stage in before]:
+            own = sum(bit[wrote] for wrote in writes[name])
+            stage = flow.stages[name]
+            # Of a failure the run keeps the answer, and what those say who did not fail.
+            failed = 0 if stage.on_error is None else own if stage.branches else bit[name]
+            if stage.repeat:
+                before[name] |= own
+            for step in paths.steps.get(name, ()):
+                news = before.get(step.target, 0) | before[name] | (own if step.completes else failed)
+                changed |= before.get(step.target) != news
+                before[step.target] = news
+    return {stage: {name for name in names if bit[name] & known} for stage, known in before.items()}
 
 
 def _reads(flow: Flow) -> Iterator[tuple[Place, str, str]]:

@@ -27,6 +27,8 @@ _OTHERS = {
     *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
 }
 _FUNCTIONS = _TRUE_OR_FALSE | _ANYTHING | _OTHERS
+_NOT_THERE = object()
+_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _HOLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _PLACE = re.compile(r"<input>:1:(\d+): (?:Syntax error: )?(.*)")
 _UNDEFINED = re.compile(r"Undefined variable or function: '(.*?)'")
@@ -80,11 +82,24 @@ def holds(text: str, known: Mapping[str, Any]) -> bool:
 
 def value_of(text: str, known: Mapping[str, Any]) -> Any:
     """Return what an expression is worth, JSON-native; raises `ExpressionFailed`."""
+    if _PATH.fullmatch(text):
+        found = _at(text, known)  # as it lies there: CEL's library loses the order of keys
+        if found is not _NOT_THERE:
+            return found
     try:
         check_work(text, known)
         return _compiled(text).execute(dict(known))
     except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise ExpressionFailed(f"{text!r} cannot be worked out: {_why(error)}") from error
+
+
+def _at(path: str, known: Any) -> Any:
+    """Return what a name, or a path of fields, stands for; `_NOT_THERE` where CEL is to say what is wrong."""
+    for name in path.split("."):
+        if not isinstance(known, Mapping) or name not in known:
+            return _NOT_THERE
+        known = known[name]
+    return known
 
 
 def check_template(text: str) -> str:

@@ -62,6 +62,27 @@ def schema() -> None:
 
 
 @app.command()
+def run(
+    flow: FlowArgument,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=VALUE", help="One of the flow's inputs; JSON, or text."),
+    ] = None,
+    given_json: Annotated[
+        str | None, typer.Option("--input-json", help="The flow's inputs as a JSON object.")
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="What the caller says, instead of asking here.")] = None,
+    intent: Annotated[str | None, typer.Option(help="The intent of that message.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only what came of it, as JSON.")] = False,
+) -> None:
+    """Run a flow here, seeing its stages light up: exit 0 done, 1 failed, 2 bad input, 3 waits for a person."""
+    with _clear_errors():
+        from server.commands.running import run_flow
+
+        raise typer.Exit(run_flow(flow, given or [], given_json, message, intent, as_json=as_json))
+
+
+@app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen (FLOWS_HOST).")] = None,
     port: Annotated[
@@ -76,6 +97,17 @@ def serve(
         run_service({"host": host, "port": port, "flow": flow})
 
 
+@app.command()
+def reload(
+    url: Annotated[str, typer.Option(help="The service's address.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Let a running service read its flows again, with FLOWS_ADMIN_TOKEN if it wants one; exit 1 if one is bad."""
+    with _clear_errors():
+        from server.commands.reloading import reload_flows
+
+        raise typer.Exit(0 if reload_flows(url) else 1)
+
+
 @app.command(name="demo-agents")
 def demo_agents(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
@@ -83,7 +115,7 @@ def demo_agents(
         bool, typer.Option("--env", help="Print the variables that send `flows serve` to them, for eval, and exit.")
     ] = False,
 ) -> None:
-    """Serve the ten demo agents on ports 8001 to 8010 until Ctrl-C or SIGTERM."""
+    """Serve the seventeen demo agents on ports 8001 to 8017 until Ctrl-C or SIGTERM."""
     with _clear_errors():
         from server.commands.serving import demo_agents_environment, run_demo_agents
 
@@ -135,7 +167,7 @@ def _clear_errors() -> Iterator[None]:
             raise
         for line in str(error).splitlines():
             typer.echo(f"flows: {line}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
 
 def _expected() -> tuple[type[Exception], ...]:
@@ -145,6 +177,7 @@ def _expected() -> tuple[type[Exception], ...]:
         "graph.draw": "DrawError",
         "graph.store.errors": "StoreError",
         "graph.store.embedded": "EmbeddedStoreError",
+        "server.commands.inputs": "BadInput",
         "server.listening": "CannotListen",
         "server.settings": "SettingsError",
     }

@@ -1,5 +1,6 @@
 """Drawing: a flow as Mermaid text and as a PNG, from the flow alone."""
 
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -13,9 +14,10 @@ from graph.draw import mermaid, png
 from graph.drawing import Drawing, Edge, Node
 from graph.flow import Flow
 from graph.layers import Box, Link, arrange
-from graph.loader import load_flow
+from graph.loader import load_flow, parse_flow, shipped_flows
 from graph.picture import paint
-from nodes.spec import Agent, Stage
+from graph.sketch import sketched
+from nodes.spec import Agent, Branch, Stage
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -76,6 +78,123 @@ def test_words_of_mermaid_and_html_are_only_words() -> None:
     ]  # fmt: skip
 
 
+EVERY_KIND = """\
+flow: report
+agents:
+  loader: {url: "http://loader:1", attempts: 3, fallback: archive}
+  archive: {url: "http://archive:2"}
+  analyst: {url: "http://analyst:3"}
+inputs: [company]
+stages:
+  load:
+    agent: loader
+    output: {filings: filings}
+    on_error: [{when: "answer.error.type == 'timeout'", goto: load, at_most: 2}, {goto: end}]
+  figures: {map: {over: filings, agent: analyst, at_once: 5}, on_error: continue}
+  analysis:
+    about: Both sides.
+    parallel:
+      trend: {llm: {prompt: "How does {{ company }} do?", model: small}}
+      risk: {agent: analyst}
+  write: {llm: {prompt: Write it.}, repeat: {until: answer.text != '', at_most: 3}, on_error: fail}
+  sign:
+    ask: {question: "Is it good enough to be sent to everybody who has ever asked for it?", schema: {type: boolean}}
+    next: [{when: answer.data == false, goto: write, at_most: 2}, {goto: send}]
+  send: {agent: archive, effect: write, when: company != 'none'}
+"""
+
+
+def test_every_kind_of_stage_has_a_shape_of_its_own() -> None:
+    assert (
+        mermaid(parse_flow(EVERY_KIND, "report.yaml", {}))
+        == """\
+%% report, version 1
+flowchart TD
+    start(["start"]):::start
+    stage1["<b>1 load</b><br/>→ loader, 3 attempts, else archive"]:::stage
+    stage2[["<b>2 figures</b><br/>each of filings → analyst<br/>at most 5 at once<br/>on error it goes on"]]:::stage
+    subgraph stage3["<b>3 analysis</b><br/><i>Both sides.</i><br/>all 2 at once"]
+        stage3_1{{"<b>trend</b><br/>→ small"}}:::model
+        stage3_2["<b>risk</b><br/>→ analyst"]:::stage
+        stage3fork((" ")):::joint --> stage3_1 & stage3_2
+        stage3_1 & stage3_2 --> stage3join((" ")):::joint
+    end
+    class stage3 stage
+    stage4{{"<b>4 write</b><br/>→ the model<br/>on error the run ends"}}:::model
+    stage5[/"<b>5 sign</b><br/>“Is it good enough to be sent to everybody who has ever aske…” → a person"/]:::person
+    stage6["<b>6 send</b><br/>effect: write<br/>→ archive<br/>skipped unless company != 'none'"]:::write
+    finish(["end"]):::finish
+    start --> stage1
+    stage1 --> stage2
+    stage1 -.->|"on error, answer.error.type == 'timeout', at most 2"| stage1
+    stage1 -.->|"on error"| finish
+    stage2 --> stage3
+    stage3 --> stage4
+    stage4 -.->|"until answer.text != '', at most 3"| stage4
+    stage4 --> stage5
+    stage5 -->|"answer.data == false, at most 2"| stage4
+    stage5 --> stage6
+    stage6 --> finish
+    classDef start,finish fill:#0f172a,color:#ffffff,stroke:#0f172a
+    classDef stage fill:#ffffff,color:#0f172a,stroke:#64748b
+    classDef write fill:#fff7ed,color:#0f172a,stroke:#c2410c,stroke-width:3px
+    classDef model fill:#f5f3ff,color:#0f172a,stroke:#6d28d9
+    classDef person fill:#f0fdf4,color:#0f172a,stroke:#15803d
+    classDef joint fill:#64748b,color:#64748b,stroke:#64748b
+    classDef aside fill:#f1f5f9,color:#0f172a,stroke:#64748b,stroke-dasharray:4
+"""
+    )
+
+
+BY_NEEDS = """\
+flow: by_needs
+agents: {desk: {url: "http://desk:1"}}
+stages:
+  last: {agent: desk, needs: [left, right]}
+  first: {agent: desk}
+  left: {agent: desk, needs: [first]}
+  right: {agent: desk, needs: [first], when: input_message != ''}
+  alone: {agent: desk}
+"""
+
+
+def test_where_needs_make_the_order_only_they_are_drawn() -> None:
+    drawn = mermaid(parse_flow(BY_NEEDS, "by_needs.yaml", {}))
+    names = dict(re.findall(r"(stage\d)\[\"<b>\d (\w+)</b>", drawn))
+    edges = {tuple(names.get(end, end) for end in edge) for edge in re.findall(r"(\w+) --> (\w+)", drawn)}
+    assert list(names.values()) == ["first", "alone", "left", "right", "last"]
+    assert edges == {
+        *(("start", "first"), ("start", "alone"), ("first", "left"), ("first", "right")),
+        *(("left", "last"), ("right", "last"), ("last", "finish"), ("alone", "finish")),
+    }
+
+
+def colours(flow: Flow) -> dict[str, int]:
+    pixels = opened(png(flow)).convert("RGB").tobytes()
+    names = {"write": "fff7ed", "model": "f5f3ff", "person": "f0fdf4"}
+    return {name: pixels.count(bytes.fromhex(colour)) for name, colour in names.items()}
+
+
+def test_every_kind_of_stage_has_a_colour_of_its_own() -> None:
+    assert all(count > 1000 for count in colours(parse_flow(EVERY_KIND, "report.yaml", {})).values())
+    assert not any(colours(parse_flow(BY_NEEDS, "by_needs.yaml", {})).values())
+
+
+def test_many_branches_stand_in_several_rows() -> None:
+    def size(branches: int) -> tuple[int, int]:
+        parallel = {f"branch{number}": Branch(agent="desk") for number in range(branches)}
+        return opened(png(Flow(flow="wide", agents=DESK, stages={"all": Stage(parallel=parallel)}))).size
+
+    assert size(5)[0] < size(100)[0] < 1.1 * size(5)[0]
+    assert size(100)[1] > 10 * size(5)[1] / 3
+
+
+def test_a_flow_of_a_thousand_stages_by_needs_is_sketched_at_once() -> None:
+    stages = {f"stage{n}": Stage(agent="desk", needs=[f"stage{n + 1}"] if n < 999 else []) for n in range(1000)}
+    drawing = sketched(Flow(flow="long", agents=DESK, stages=stages))
+    assert [node.title for node in drawing.nodes][1:4] == ["stage999", "stage998", "stage997"]
+
+
 def opened(data: bytes) -> Image.Image:
     image = Image.open(BytesIO(data))
     image.load()
@@ -88,6 +207,14 @@ def test_a_flow_is_a_picture_of_sensible_size() -> None:
     assert 1000 < image.width < 2000
     assert 2000 < image.height < 3000
     assert 20_000 < len(png(load_flow("call", {}))) < 300_000
+
+
+@pytest.mark.parametrize("name", shipped_flows())
+def test_every_flow_we_ship_is_drawn(name: str) -> None:
+    flow = load_flow(name, {})
+    drawn = mermaid(flow)
+    assert all(f" {stage}</b>" in drawn for stage in flow.stages)
+    assert opened(png(flow)).format == "PNG"
 
 
 def test_the_same_flow_is_the_same_picture() -> None:

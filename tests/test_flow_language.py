@@ -243,7 +243,7 @@ WRONG_SHAPES = {
 
 UNKNOWN_KEYS = {
     "of a question": ("ask: {question: Why, shema: {}}", "ask.shema'; did you mean 'schema'?"),
-    "of a question, as Python calls it": ("ask: {question: Why, schema_: {}}", "ask.schema_'; did you mean 'schema'?"),
+    "of a question, as in Python": ("ask: {question: Why, schema_: {}}", "ask.schema_'; did you mean 'schema'?"),
     "of a model": (
         "llm: {prompt: Why, colour: red}",
         "llm.colour'; known here: prompt, system, schema, model, temperature, max_tokens",
@@ -552,7 +552,7 @@ def test_a_file_that_cannot_be_read_is_named(name: str) -> None:
     with pytest.raises(FlowError) as caught:
         load_flow(name)
     assert str(caught.value).startswith(f"{name}:1: cannot be read: ")
-    assert "name a YAML file or a shipped flow (call" in str(caught.value)
+    assert "name a YAML file or a shipped flow (" in str(caught.value)
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
@@ -582,7 +582,7 @@ PORTS = ["greeting", "auth", "refund", "billing", "booking", "complaint", "accou
 def test_the_call_flow_is_the_one_that_was_asked_for() -> None:
     flow = load_flow("call", {})
     stages = {number: flow.stages[name] for name, number in flow.stage_ids().items()}
-    assert shipped_flows()[0] == "call"
+    assert "call" in shipped_flows()
     assert list(flow.stages) == ["greeting", "authentication", "intent_capture", "fulfillment", "closing"]
     assert list(stages) == [1, 2, 3, 4, 5]
     for number, intents in SEED.items():
