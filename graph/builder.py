@@ -91,7 +91,7 @@ def build_graph(
             BEGIN, _goes_on, [name for name in loaded.stages if not loaded.stages[name].needs]
         )
         graph.add_node(FINISH, FinishNode(facts), defer=True)
-        graph.add_edge(FINISH, END)
+        graph.add_conditional_edges(FINISH, _goes_on, [FINISH, END])
     if loaded.fallback:
         graph.add_node(FALLBACK, StageNode(facts, None, world))
         graph.add_edge(FALLBACK, END)
@@ -112,14 +112,20 @@ _Builder = StateGraph[CallState, TurnContext, CallInput, CallState]
 def _add_stage(graph: _Builder, facts: FlowFacts, place: Place, world: World, ways: tuple[str, ...]) -> None:
     """Add a stage's node, those of its branches, and the ways on from it."""
     node = _node_of(facts, place, world)
-    graph.add_node(place.name, InOrder(facts, place, node) if facts.dag else node, destinations=ways)
     branches = _branches(facts, place, world)
+    goes_on = bool(branches or place.stage.ask or not facts.waits)
+    graph.add_node(
+        place.name,
+        InOrder(facts, place, node) if facts.dag else node,
+        # Only drawn. Drawn twice, LangGraph's own drawing breaks: it sorts edges by labels of which one is None.
+        destinations=None if goes_on else ways,
+    )
     for name, branch in branches.items():
         graph.add_node(name, branch)
         graph.add_edge(name, place.name)
     if isinstance(node, BranchesNode) and place.stage.map:
         graph.add_conditional_edges(place.name, _sends(node), [*branches, *ways])
-    elif branches or place.stage.ask or not facts.waits:
+    elif goes_on:
         graph.add_conditional_edges(place.name, _goes_on, [*branches, *ways])
 
 

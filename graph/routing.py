@@ -15,6 +15,9 @@ from nodes.state import CallState
 CLASSIFIER = "classifier"
 
 
+Reason = Literal["intent-not-legal", "call-complete", "call-ended", "another-account", "flow-changed", "another-flow"]
+
+
 class Refused(ValueError):
     """A turn that is not legal now; nothing runs and nothing is saved.
 
@@ -27,7 +30,7 @@ class Refused(ValueError):
 
     def __init__(
         self,
-        reason: Literal["intent-not-legal", "call-complete", "call-ended", "another-account", "flow-changed"],
+        reason: Reason,
         message: str,
         **facts: Any,
     ) -> None:
@@ -59,7 +62,7 @@ class Routes:
 
     def legal_intents(self, stage: Stage) -> list[str]:
         """Return the intents a client may send at a stage."""
-        return [*stage.intents, *self.flow.anywhere, UNKNOWN]
+        return list(dict.fromkeys([*stage.intents, *self.flow.anywhere, UNKNOWN]))
 
     def place_of(self, state: Mapping[str, Any]) -> Place | None:
         """Return where a turn finds the call, by the stage's name; None if this flow has no such place."""

@@ -33,6 +33,7 @@ def unused_by(flow: Flow) -> set[str]:
         "item": branches,
         "asked": asks,
         "answer": asks,
+        "answer_for": asks or flow.is_dag,
         "passes": any(stage.repeat for stage in stages),
         "taken": any(way.at_most for stage in stages for way in (*stage.next, *stage.detours)),
         "requests": any(stage.several for stage in stages),

@@ -4,7 +4,7 @@ What is asked is `nodes.requests`' work, what comes of the answer `nodes.learnin
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from nodes.canceling import cancel_all, open_tasks, unless
 from nodes.deadline import seconds_left
 from nodes.jobs import Job
 from nodes.models import answer_of
+from nodes.moving import CannotGoOn
 from nodes.outcome import Outcome, now
 from nodes.ports import AgentCaller, AgentRequest, Model, Reply, TurnContext
 from nodes.remote.errors import AgentError, NoTimeLeft, TimedOut
@@ -26,6 +27,8 @@ from nodes.telling import Teller
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _FAILED = ("failed", "rejected")
+
+Ask = Callable[[], Coroutine[Any, Any, Reply]]
 
 log = structlog.get_logger()
 
@@ -97,14 +100,14 @@ class _Asking:
             _ToBeCanceled: if the call is to end first.
         """
         if self.job.llm:
-            return await self._once(self._of_the_model)
+            return await self._again(self._of_the_model, self.job.llm.attempts)
         for agent in _in_turn(self.facts, self.job.agent):
             last = self.facts.agents[agent].fallback is None
             self.at = request_to(self.facts, self.job, agent, self.state, self.context)
             try:
-                reply = await self._of_the_agent(agent)
+                reply = await self._again(self._sent, self.facts.agents[agent].attempts)
             except AgentError as error:
-                if last or not self._may_pass(error):
+                if last or not self._may_turn_to_another(error):
                     raise
             else:
                 if last or reply.task_state not in _FAILED:
@@ -112,21 +115,21 @@ class _Asking:
                 self._note(f"task_{reply.task_state}", reply.text)
         raise LookupError(f"{self.job.where!r} has nobody to ask")
 
-    async def _of_the_agent(self, agent: str) -> Reply:
-        """Ask one agent, as often as it may be asked."""
-        attempts = self.facts.agents[agent].attempts
+    async def _again(self, ask: Ask, attempts: int) -> Reply:
+        """Ask, and again while that fails in a way that may pass."""
+        self.attempt = 1
         if attempts == 1:
-            return await self._once(self._sent)
+            return await self._once(ask)
         again = stamina.retry_context(
             on=self._may_pass, attempts=attempts, timeout=None, wait_initial=_FIRST_PAUSE, wait_max=_LONGEST_PAUSE
         )
         async for attempt in again:
             with attempt:
                 self.attempt = attempt.num
-                return await self._once(self._sent)
-        raise LookupError(f"agent {agent!r} may not be asked even once")
+                return await self._once(ask)
+        raise LookupError(f"{self.job.where!r} may not ask even once")
 
-    async def _once(self, ask: Callable[[], Any]) -> Reply:
+    async def _once(self, ask: Ask) -> Reply:
         """Ask once, unless the call is to end or no time is left; note a failure."""
         cancel = self.context.cancel
         if cancel is not None and cancel.is_set():
@@ -169,10 +172,14 @@ class _Asking:
         return self.tell
 
     def _may_pass(self, error: Exception) -> bool:
-        """Tell whether it makes sense, and is safe, to ask once more."""
-        if not isinstance(error, AgentError) or isinstance(error, NoTimeLeft):
+        """Tell whether it makes sense, and is safe, to ask the same one once more."""
+        return isinstance(error, AgentError) and error.retryable and self._may_turn_to_another(error)
+
+    def _may_turn_to_another(self, error: AgentError) -> bool:
+        """Tell whether it makes sense, and is safe, to ask somebody else: no write may be acted on twice."""
+        if isinstance(error, NoTimeLeft | CannotGoOn):
             return False
-        return error.retryable and (self.job.effect == "read" or error.acted is False)
+        return self.job.effect == "read" or error.acted is False
 
     def _note(self, kind: str, message: str) -> None:
         tried: Tried = {"agent": self.at.agent, "attempt": self.attempt, "type": kind, "message": message}

@@ -13,7 +13,7 @@ from typing import Any
 from nodes.canceling import Canceled
 from nodes.conditions import ExpressionFailed
 from nodes.jobs import Job
-from nodes.moving import Move, kept_of, moved
+from nodes.moving import Move, failed_by, kept_of, moved
 from nodes.onward import Onward
 from nodes.outcome import Outcome, now
 from nodes.ports import AgentRequest
@@ -32,6 +32,8 @@ _KEPT = (
 
 def learn(facts: FlowFacts, state: CallState, job: Job, request: AgentRequest, outcome: Outcome) -> dict[str, Any]:
     """Return the update that the outcome of a whole stage, or of the fallback, makes to the call."""
+    waited = state.get("requests") or []
+    state = {**state, "requests": requests_after(state, job, outcome)}
     move = _move(facts, state, job, outcome)
     if facts.dag:
         return _learn_at_once(facts, state, job, request, outcome, move)
@@ -39,11 +41,10 @@ def learn(facts: FlowFacts, state: CallState, job: Job, request: AgentRequest, o
     ended = _ended(job, outcome, onward)
     where_to = (onward or Onward(job.place.name)).stage
     next_id = facts.places[where_to].id if where_to else None
-    state = {**state, "requests": requests_after(state, job)}
     step = step_of(state, job, request, outcome, move, next_flow_id=next_id, ended=ended)
     if state["requests"]:
         step["requests"] = [one["intent"] for one in state["requests"]]
-    answered = onward is not None and not onward.repeats and outcome.succeeded
+    answered = where_to != job.place.name and outcome.succeeded
     update = {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
     update |= {
         "stage": where_to or job.place.name,
@@ -52,10 +53,11 @@ def learn(facts: FlowFacts, state: CallState, job: Job, request: AgentRequest, o
         "is_complete": step["is_complete"],
         "ended": ended,
         "session_summary": None,
-        "requests": state["requests"],
         **_counted(state, job, move),
         **_told(state, job, request, outcome, step),
     }
+    if state["requests"] != waited:
+        update["requests"] = state["requests"]
     if move.news:
         update["context"] = dict(move.news)
     if not job.is_fallback and outcome.reply is not None:
@@ -80,7 +82,7 @@ def learn_branch(
         move = replace(move, news=kept_of(job.output, answer) if outcome.succeeded and not outcome.waits else {})
     except ExpressionFailed as failure:
         move = replace(move, wrong=str(failure))
-        answer |= {"status": "error", "error": {"type": "expression_failed", "message": str(failure)}}
+        answer |= failed_by(str(failure))
     if isinstance(outcome.error, Canceled):
         answer["canceled"] = True
     step = step_of(state, job, request, outcome, move, next_flow_id=job.place.id, ended=None)
@@ -143,10 +145,9 @@ def summary_of(state: CallState, update: Mapping[str, Any], step_count: int) -> 
 def _learn_at_once(
     facts: FlowFacts, state: CallState, job: Job, request: AgentRequest, outcome: Outcome, move: Move
 ) -> dict[str, Any]:
-    """Return what a stage of a flow with `needs` writes; alone at the end, it completes the run."""
+    """Return what a stage of a flow with `needs` writes; if it alone is the end, it completes the run."""
     done = _done(job, outcome, move)
-    others = all(name in state.get("done", {}) for name in facts.places if name != job.place.name)
-    completes = others and done in ("answered", "failed")
+    completes = done in ("answered", "failed") and _alone_at_the_end(facts, state, job.place)
     ended: Ended | None = "completed" if completes else None
     next_id = None if completes else job.place.id
     step = step_of(state, job, request, outcome, move, next_flow_id=next_id, ended=ended)
@@ -159,7 +160,7 @@ def _learn_at_once(
         "context": dict(move.news),
         "completed_flows": [job.place.id] if done == "answered" else [],
         "passes": {name: _passes(state, job, move)},
-        "branches": {at_the_end(name): outcome.answer() if last and not repeats else None},
+        "branches": {at_the_end(name): _answer(outcome, move) if last and not repeats else None},
         "done": {name: done} if done else {},
         "goes_to": [name] if repeats else [FINISH] if last else list(job.place.leads_to),
     }
@@ -171,6 +172,17 @@ def _learn_at_once(
         spoken = response_text(step["response_data"])
         whole_run["messages"] = [*state["messages"], {"role": "assistant", "content": spoken}]
     return {**update, **whole_run}
+
+
+def _alone_at_the_end(facts: FlowFacts, state: CallState, place: Place) -> bool:
+    """Tell whether the run ends with this stage; where a flow has several ends, they are taken together."""
+    others = [other for name, other in facts.places.items() if name != place.name]
+    return all(other.leads_to and other.name in state.get("done", {}) for other in others)
+
+
+def _answer(outcome: Outcome, move: Move) -> dict[str, Any]:
+    """Return the answer; an error if the run cannot go on with it."""
+    return outcome.answer() | (failed_by(move.wrong) if move.wrong else {})
 
 
 def at_the_end(stage: str) -> str:
@@ -244,4 +256,5 @@ def _anew(update: Mapping[str, Any], state: CallState) -> dict[str, Any]:
     tasks = kept(state.get("remote_tasks", {}), update.get("remote_tasks", {}))
     news = {name: kept({}, update.get(name, {})) for name in ("context", "passes", "branches", "asked")}
     replaced = {**news, "remote_tasks": tasks, "completed_flows": update.get("completed_flows", [])}
-    return {"taken": update.get("taken", {}), **{name: whole(value) for name, value in replaced.items()}}
+    reset = {"taken": update.get("taken", {}), "requests": update.get("requests", [])}
+    return {**reset, **{name: whole(value) for name, value in replaced.items()}}

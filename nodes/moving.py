@@ -19,6 +19,11 @@ class CannotGoOn(AgentError):
     acted = False
 
 
+def failed_by(wrong: str) -> dict[str, Any]:
+    """Return what becomes of an answer that the run cannot go on with."""
+    return {"status": "error", "error": {"type": CannotGoOn.kind, "message": wrong}}
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """Where the run goes after a stage."""

@@ -73,18 +73,27 @@ def _by(way: _Taken, places: Places, known: Mapping[str, Any], taken: Mapping[st
 
 def _way(place: Place, known: Mapping[str, Any], taken: Mapping[str, int]) -> _Taken:
     """Return the first open way after an answer."""
-    return _open(place, place.stage.next, known, taken) or _Taken(place.following)
+    return _open(place, place.stage.next, known, taken) or _Taken(place.following, _counted(place, place.following))
 
 
 def _open(place: Place, ways: Iterable[Way], known: Mapping[str, Any], taken: Mapping[str, int]) -> _Taken | None:
-    """Return the first open way; ways between the same two stages are counted together."""
+    """Return the first open way."""
     for way in ways:
-        name = f"{place.name} {way.goto}"
-        if way.at_most is not None and taken.get(name, 0) >= way.at_most:
+        if way.at_most is not None and taken.get(f"{place.name} {way.goto}", 0) >= way.at_most:
             continue
         if way.when is None or holds(way.when, known):
-            return _Taken(None if way.goto == END else way.goto, (name,) if way.at_most else ())
+            return _Taken(None if way.goto == END else way.goto, _counted(place, way.goto))
     return None
+
+
+def _counted(place: Place, goto: str | None) -> tuple[str, ...]:
+    """Return the name of the way from one stage to another if any way there is open only so often.
+
+    All ways between the same two stages are counted together, whichever was taken.
+    """
+    goto = goto or END
+    bounded = any(way.at_most for way in (*place.stage.next, *place.stage.detours) if way.goto == goto)
+    return (f"{place.name} {goto}",) if bounded else ()
 
 
 def _past(place: Place) -> str | None:

@@ -77,7 +77,7 @@ class InOrder:
     async def __call__(self, state: CallState, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         """Return what the node learned, or that the stage is passed by."""
         if self._place.name not in ready(self._facts.places, state):
-            return {**carried(state), "goes_to": []}
+            return self._passes(state)
         try:
             skips = self._skips(state)
         except ExpressionFailed as failure:
@@ -85,10 +85,24 @@ class InOrder:
             request = request_for_nobody(self._facts, job, state, runtime.context or TurnContext())
             error = CannotGoOn(ALL, str(failure))
             return learn(self._facts, state, job, request, Outcome(None, error, now(), 0.0))
+        if self._waits_on(state):
+            return {**carried(state), "goes_to": [FINISH]}
         if not skips:
             return await self._node(state, runtime)
         done = {self._place.name: "skipped"}
         return {**carried(state), "done": done, "goes_to": list(self._place.leads_to) or [FINISH]}
+
+    def _passes(self, state: CallState) -> dict[str, Any]:
+        """Return the update of a visit that is not for the stage to run, or not any more as the run is to end."""
+        if not _ends_early(state.get("done", {})):
+            return {**carried(state), "goes_to": []}
+        return {**carried(state), "goes_to": [FINISH], "branches": {self._place.name: None}}
+
+    def _waits_on(self, state: CallState) -> bool:
+        """Tell whether the stage waits for somebody, and the turn brings what another one waits for."""
+        name = self._place.name
+        answer = state.get("branches", {}).get(at_the_end(name)) or {}
+        return state.get("answer_for", name) != name and answer.get("task_state") in WAITS
 
     def _skips(self, state: CallState) -> bool:
         """Tell whether the stage is to be skipped, as it is come to: not while it is at work."""
@@ -106,8 +120,13 @@ class FinishNode:
         self._facts = facts
 
     async def __call__(self, state: CallState, runtime: Runtime[TurnContext]) -> dict[str, Any]:
-        """Record what came of the run, or why it cannot go on."""
+        """Record what came of the run, or why it cannot go on; not while a list's items are still asked.
+
+        LangGraph runs a deferred node beside what `Send` sent out; the stage that sent them comes here afterwards.
+        """
         done = state.get("done", {})
+        if any(name in state.get("branches", {}) for name in self._facts.places):
+            return {**carried(state), "goes_to": [FINISH]}
         left = [place for name, place in self._facts.places.items() if name not in done]
         ended = _ended(done, left)
         outcome = self._outcome(state, left, ended)
@@ -116,6 +135,7 @@ class FinishNode:
         request = request_for_nobody(self._facts, job, state, runtime.context or TurnContext())
         next_id = None if ended == "completed" else place.id
         step = step_of(state, job, request, outcome, Move(), next_flow_id=next_id, ended=ended)
+        step["sums_up"] = True
         update: dict[str, Any] = {
             "steps": [step],
             "step_count": 1,

@@ -16,7 +16,7 @@ from nodes.asking import World
 from nodes.canceling import cancel_all, open_tasks
 from nodes.conditions import ExpressionFailed, filled
 from nodes.jobs import PERSON, Job
-from nodes.learning import learn, opened
+from nodes.learning import carried, learn, opened
 from nodes.models import misfit
 from nodes.moving import CannotGoOn, known_to
 from nodes.outcome import Outcome, now
@@ -24,7 +24,7 @@ from nodes.ports import Reply, TurnContext
 from nodes.remote.errors import AgentError
 from nodes.requests import request_for_nobody
 from nodes.runs import at_its_run
-from nodes.spec import Ask, FlowFacts, Place
+from nodes.spec import FINISH, Ask, FlowFacts, Place
 from nodes.state import CallState, Question, said
 
 _WORDS: Mapping[str, bool] = {"yes": True, "y": True, "true": True, "no": False, "n": False, "false": False}
@@ -60,7 +60,14 @@ class AskNode:
             return self._puts(state, context)
         if context.interrupts:
             state = {**state, "answer": interrupt({"stage": self._place.name, **question})}
+        elif not self._is_meant(state):
+            return {**carried(state), "goes_to": [FINISH]}
         return self._takes(state, question, context)
+
+    def _is_meant(self, state: CallState) -> bool:
+        """Tell whether what the turn brings is the answer to this question: said so, or there is no other."""
+        name = self._place.name
+        return state.get("answer_for", name) == name and (len(state["asked"]) == 1 or "answer_for" in state)
 
     def _puts(self, state: CallState, context: TurnContext) -> dict[str, Any]:
         try:

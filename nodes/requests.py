@@ -51,8 +51,11 @@ def request_for_nobody(facts: FlowFacts, job: Job, state: CallState, context: Tu
 
 
 def with_input(request: AgentRequest, facts: FlowFacts, job: Job, state: CallState) -> AgentRequest:
-    """Return the message with what its stage's `input` says in place of the caller's words; raises `CannotGoOn`."""
-    if not job.input:
+    """Return the message with what its stage's `input` says in place of the caller's words; raises `CannotGoOn`.
+
+    A task that waits for the caller gets the caller's words.
+    """
+    if not job.input or request.task_id:
         return request
     told = _worked_out(request.agent, job.input, _known(facts, job, state))
     text = told.pop("text") if isinstance(told.get("text"), str) else ""

@@ -138,6 +138,9 @@ class Llm(Record):
     model: str | None = Field(default=None, description="Which model (OPENAI_MODEL unless it is named).")
     temperature: float | None = Field(default=None, ge=0, le=2)
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    attempts: int = Field(
+        default=1, ge=1, le=10, description="How often it is asked at most, if it fails in a way that may pass."
+    )
 
     def holes(self) -> list[str]:
         """Return the expressions in its texts."""

@@ -110,6 +110,8 @@ class Step(TypedDict):
     """The intents of the requests that wait, after this step."""
     artifacts: NotRequired[str]
     """What the ids of its artifacts begin with, where that is not its number."""
+    sums_up: NotRequired[bool]
+    """Whether it says what came of all stages of a flow with `needs`, when nothing was left to run."""
     skipped: NotRequired[list[str]]
     """The stages that were passed over on the way to the next."""
     ended: NotRequired[Ended]
@@ -154,6 +156,8 @@ class CallInput(TypedDict, total=False):
     """What the run knows by name as it begins: the flow's `inputs`."""
     answer: Any
     """A person's answer to the question that the call waits with, if it is more than text."""
+    answer_for: str
+    """The stage whose question it answers; needed where several wait."""
     further_intents: list[str]
     """What else the caller wants, besides `intent`."""
 
@@ -273,6 +277,7 @@ class CallState(TypedDict, total=False):
     """Whether a step of the turn has them already."""
     caller_message_id: Annotated[str, EphemeralValue(str, guard=False)]
     answer: Annotated[Any, EphemeralValue(Any)]
+    answer_for: Annotated[str, EphemeralValue]
     further_intents: Annotated[list[str], EphemeralValue]
     messages: Annotated[list[Any], EphemeralValue]
     """Chat messages, another way in and out for LangGraph Studio: the last human one is the `input_message`."""
@@ -284,7 +289,7 @@ class CallState(TypedDict, total=False):
 
 TURN_KEYS = (
     *("input_message", "intent", "intent_source", "metadata", "parts", "caller_message_id", "messages"),
-    *("answer", "further_intents"),
+    *("answer", "answer_for", "further_intents"),
 )
 """The per-turn channels that a node running before the stage must pass on."""
 CARRIED = ("input_message", "metadata", "parts", "parts_told", "caller_message_id")

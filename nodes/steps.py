@@ -101,7 +101,7 @@ def _where_at_once(step: Step, job: Job, request: AgentRequest) -> Step:
         step["branch"] = job.branch
     if not job.alone:
         step["artifacts"] = request.message_id[:12]
-        step["order"] = job.order  # type: ignore[typeddict-unknown-key]
+        step["order"] = list(job.order)  # type: ignore[typeddict-unknown-key]  # a saver would make a list of it
     return step
 
 

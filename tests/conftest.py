@@ -50,7 +50,7 @@ def background() -> Iterator[Background]:
 
 @pytest.fixture(scope="session")
 def agents(background: Background) -> dict[str, str]:
-    """The ten demo agents on free ports, by name."""
+    """The demo agents on free ports, by name."""
     return background.open(serve(ports=dict.fromkeys(AGENTS, 0)))
 
 

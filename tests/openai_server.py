@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,10 @@ class ModelServer:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
+    def prompts(self) -> list[str]:
+        """What it was asked, without what it was told to be."""
+        return [body["messages"][-1]["content"] for body in self.bodies]
+
 
 @asynccontextmanager
 async def model_server() -> AsyncIterator[ModelServer]:
@@ -49,15 +53,38 @@ def picks(intent: Any) -> Thought:
     return says(json.dumps({"intent": intent}))
 
 
-def says(content: str | None, **message: Any) -> Thought:
+def says(content: str | None, finish: str = "stop", **message: Any) -> Thought:
     """Answer some text, whatever was asked for."""
 
     async def think(body: dict[str, Any]) -> Response:
         said = {"role": "assistant", "content": content, **message}
-        choice = {"index": 0, "message": said, "finish_reason": "stop"}
+        choice = {"index": 0, "message": said, "finish_reason": finish}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         completion = {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"]}
-        return JSONResponse({**completion, "choices": [choice], "usage": usage})
+        answer = {**completion, "choices": [choice], "usage": usage}
+        # Escaped, as OpenAI's own: only so can it hold half a character.
+        return Response(json.dumps(answer), media_type="application/json")
+
+    return think
+
+
+def thinks(of: Mapping[str, Thought]) -> Thought:
+    """Answer by the first of these words that the question holds."""
+
+    async def think(body: dict[str, Any]) -> Response:
+        question = body["messages"][-1]["content"]
+        return await next(thought for word, thought in of.items() if word in question)(body)
+
+    return think
+
+
+def refuses(field: str, thought: Thought) -> Thought:
+    """Be a server that does not know a field of the request."""
+
+    async def think(body: dict[str, Any]) -> Response:
+        if field in body:
+            return JSONResponse({"error": {"message": f"Unrecognized request argument: {field}"}}, 400)
+        return await thought(body)
 
     return think
 

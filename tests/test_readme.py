@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graph.loader import parse_flow
+from graph.loader import parse_flow, shipped_flows
 from server.settings import Settings
 from tests.conftest import StartService
 
@@ -85,6 +85,29 @@ def test_the_curl_calls_are_answered(start: StartService) -> None:
     assert '"deleted":true' in said[1]
     assert '"status":"ready"' in said[1]
     assert "event: turn" in said[2]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the commands use curl")
+def test_the_curl_calls_of_the_flows_are_answered(start: StartService) -> None:
+    service = start(checkpointer="memory")
+    text = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
+
+    said = []
+    for block in re.findall(r"```sh\n(curl.*?)```", text, re.DOTALL):
+        script = block.replace("http://localhost:8000", service.url).replace("curl -s", "curl -sS --fail-with-body")
+        said.append(subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=True).stdout)
+
+    assert '"status":"completed"' in said[0]
+    assert '"workflow_id":"wf-content-analysis-workflow' in said[1]
+    assert '"status":"ESCALATED"' in said[2] or '"status":"RESOLVED"' in said[2]
+
+
+def test_the_flows_that_are_shipped_are_in_the_table() -> None:
+    table = README.split("### Run any flow")[1].split("###")[0]
+
+    assert {
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    } == {*shipped_flows()}
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:

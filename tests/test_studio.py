@@ -1,5 +1,6 @@
 """LangGraph Studio's server, `langgraph dev`, started for real with langgraph.json and driven over HTTP."""
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 
 from graph import shipped_flows
 from server.listening import listen
+from tests.background import Background
+from tests.openai_server import model_server, says, thinks
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["greeting", "authentication", "intent_capture", "fulfillment", "closing"]
@@ -31,10 +34,12 @@ class Studio:
 
     def assistant(self) -> str:
         """The id of the assistant that takes calls; there is one for each flow."""
-        found = self.http.post("/assistants/search", json={}).json()
-        ids = {assistant["graph_id"]: str(assistant["assistant_id"]) for assistant in found}
-        assert sorted(ids) == shipped_flows()
-        return ids["call"]
+        return self.assistants()["call"]
+
+    def assistants(self) -> dict[str, str]:
+        """The ids of the assistants; there is one for each flow."""
+        found = self.http.post("/assistants/search", json={"limit": 100}).json()
+        return {assistant["graph_id"]: str(assistant["assistant_id"]) for assistant in found}
 
     def thread(self) -> str:
         return str(self.http.post("/threads", json={}).json()["thread_id"])
@@ -43,6 +48,16 @@ class Studio:
         """The state after one run."""
         run = self.http.post(f"/threads/{thread}/runs/wait", json={"assistant_id": flow, "input": said})
         return dict(run.json())
+
+    def resumed(self, thread: str, flow: str, answer: Any) -> dict[str, Any]:
+        """The state after a question was answered."""
+        command = {"assistant_id": flow, "command": {"resume": answer}}
+        return dict(self.http.post(f"/threads/{thread}/runs/wait", json=command).json())
+
+    def drawn(self, flow: str) -> set[tuple[str, str]]:
+        """The edges of a flow's drawing."""
+        graph = self.http.get(f"/assistants/{self.assistants()[flow]}/graph").json()
+        return {(edge["source"], edge["target"]) for edge in graph["edges"]}
 
     def history(self, thread: str) -> list[dict[str, Any]]:
         return list(self.http.get(f"/threads/{thread}/history", params={"limit": 100}).json())
@@ -192,6 +207,82 @@ def test_the_relay_takes_one_message_after_another(studio: Studio) -> None:
         (1, "completed", 1),
         (2, "completed", 2),
     ]
+
+
+def test_every_flow_that_we_ship_has_a_graph_of_its_own(studio: Studio) -> None:
+    named = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
+
+    assert named == {flow: f"graph.studio:{flow}" for flow in shipped_flows()}
+    assert sorted(studio.assistants()) == shipped_flows()
+
+
+TEXT = "This is an analysis. Profit is good. Sales are strong."
+DOCUMENTS = ["It is great.", "It is broken."]
+
+
+@pytest.mark.parametrize(
+    ("flow", "said", "stages", "known"),
+    [
+        ("sequential", {}, ["extract", "summarise", "format"], {"briefing": "About analysis. Profit is good."}),
+        ("parallel", {}, ["read", "read", "read", "read", "report"], {"sentiment": "positive"}),
+        ("conditional", {}, ["classify", "sentiment", "summary"], {"summary": "Profit is good."}),
+        ("loop", {}, ["load", "refine", "format"], {"text": TEXT}),
+        (
+            "map_reduce",
+            {"context": {"documents": DOCUMENTS}},
+            ["read_each", "read_each", "read_each", "reduce"],
+            {"failed": []},
+        ),
+    ],
+)
+def test_the_patterns_run(
+    studio: Studio, flow: str, said: dict[str, Any], stages: list[str], known: dict[str, Any]
+) -> None:
+    thread = studio.thread()
+
+    state = studio.turn(thread, flow, input_message=TEXT, **said)
+
+    assert (state["ended"], state["context"]) == ("completed", state["context"] | known)
+    assert [stage for stage, *_ in _trail(studio.history(thread))] == stages
+
+
+def test_branches_are_drawn_as_nodes_of_their_own(studio: Studio) -> None:
+    both_ways = {("read", f"read/{branch}") for branch in ("sentiment", "keywords", "summary")}
+
+    assert studio.drawn("parallel") >= both_ways | {(end, begin) for begin, end in both_ways} | {("read", "report")}
+    assert studio.drawn("map_reduce") >= {("read_each", "read_each/item"), ("read_each/item", "read_each")}
+
+
+def test_a_question_is_an_interrupt_that_the_api_resumes(studio: Studio) -> None:
+    thread = studio.thread()
+
+    waiting = studio.turn(thread, "approval", input_message=TEXT)
+    task = studio.http.get(f"/threads/{thread}/state").json()["tasks"][0]
+    again = studio.resumed(thread, "approval", "perhaps")
+    done = studio.resumed(thread, "approval", True)
+
+    question = {"question": "May this go out? Profit is good.", "schema": {"type": "boolean"}}
+    assert [one["value"] for one in waiting["__interrupt__"]] == [{"stage": "approve", **question}]
+    assert (task["name"], task["interrupts"][0]["value"]["question"]) == ("approve", question["question"])
+    assert again["__interrupt__"][0]["value"] == {"stage": "approve", **question}
+    assert (done["ended"], done["context"]["published"]) == ("completed", "Profit is good.")
+
+
+def test_models_answer_where_there_is_a_key(agents: dict[str, str], background: Background, tmp_path: Path) -> None:
+    model = background.open(model_server())
+    facts = '{"topic": "Annual report", "statistics": [], "conclusions": []}'
+    others = {"trends in": says("up"), "potential risks": says('["None."]'), "investor": says("all is well")}
+    model.thought = thinks({"Extract": says(facts), **others})
+    env = {"TEXT_PROCESSOR_AGENT_URL": agents["text_processor"]}
+    key = {"OPENAI_API_KEY": "sk-secret", "OPENAI_BASE_URL": model.url, "OPENAI_MODEL": "small"}
+
+    with langgraph_dev(tmp_path, env | key) as url, _client(url) as http:
+        studio = Studio(http)
+        state = studio.turn(studio.thread(), "financial_report", input_message=TEXT)
+
+    assert (state["ended"], state["context"]["risks"]) == ("completed", ["None."])
+    assert state["context"]["report"] == "All is well."
+    assert {body["model"] for body in model.bodies} == {"small"}
 
 
 def test_what_studio_asks_for_a_form_is_told(studio: Studio) -> None:
