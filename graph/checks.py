@@ -7,12 +7,10 @@ from itertools import chain, islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-
 from graph.flow import Flow
 from graph.needs import needs_alone, needs_known, written_at_once
 from graph.proofs import llms_of, outputs_of, unproven
+from nodes.schemas import wrong_with
 from nodes.spec import (
     ANSWER,
     BEGIN,
@@ -256,7 +254,7 @@ def _several(flow: Flow) -> Found:
 def _schemas(flow: Flow) -> Found:
     for name, stage in flow.stages.items():
         for place, schema in _schemas_of(stage):
-            if wrong := _wrong_schema(schema):
+            if wrong := wrong_with(schema):
                 yield ("stages", name, *place, "schema"), f"the schema is no JSON Schema: {wrong}; correct it"
 
 
@@ -266,24 +264,6 @@ def _schemas_of(stage: Stage) -> Iterator[tuple[Place, dict[str, Any]]]:
     for place, llm in llms_of(stage):
         if llm.schema_ is not None:
             yield place, llm.schema_
-
-
-def _wrong_schema(schema: dict[str, Any]) -> str | None:
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        return f"{'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message[:200]}"
-    return _reference_elsewhere(schema)
-
-
-def _reference_elsewhere(value: Any) -> str | None:
-    """Find a reference to another document; nothing is ever fetched for a schema."""
-    if isinstance(value, dict):
-        for key in ("$ref", "$dynamicRef"):
-            if isinstance(value.get(key), str) and not value[key].startswith("#"):
-                return f"{key} {value[key][:100]!r} leads to another document, which is not fetched"
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((found for child in children if (found := _reference_elsewhere(child))), None)
 
 
 def _listed(names: list[str]) -> str:

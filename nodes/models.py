@@ -9,14 +9,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import orjson
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 from pydantic import SecretStr
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from nodes.ports import ModelRequest, Reply
 from nodes.remote.errors import AgentError, BadReply, Disconnected, TimedOut, Unreachable
+from nodes.schemas import misfit
 from nodes.spec import public_url
 
 MODEL = "model"
@@ -157,21 +154,6 @@ def answer_of(text: str, schema: Mapping[str, Any] | None) -> Reply:
     if wrong:
         raise BadReply(MODEL, f"it does not fit its schema: {wrong}")
     return Reply("", data=(value,))
-
-
-def misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """Tell in what a value does not fit a JSON Schema; None if it fits."""
-    try:
-        # An empty registry: what a `$ref` names elsewhere is not fetched.
-        error = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
-    except Unresolvable as error:
-        return f"the schema's $ref {getattr(error, 'ref', '')!r} leads nowhere"
-    except RecursionError:
-        return "it is nested too deeply"
-    if error is None:
-        return None
-    where = "".join(f"[{part!r}]" for part in error.absolute_path)
-    return f"{where or 'the answer'}: {error.message[:300]}"
 
 
 def _json(text: str) -> Any:

@@ -17,13 +17,13 @@ from nodes.canceling import cancel_all, open_tasks
 from nodes.conditions import ExpressionFailed, filled
 from nodes.jobs import PERSON, Job
 from nodes.learning import carried, learn, opened
-from nodes.models import misfit
 from nodes.moving import CannotGoOn, known_to
 from nodes.outcome import Outcome, now
 from nodes.ports import Reply, TurnContext
 from nodes.remote.errors import AgentError
 from nodes.requests import request_for_nobody
 from nodes.runs import at_its_run
+from nodes.schemas import misfit
 from nodes.spec import FINISH, Ask, FlowFacts, Place
 from nodes.state import CallState, Question, said
 

@@ -9,7 +9,7 @@ from typing import Any
 from graph.flow import Flow
 from graph.store.calls import CallRecord
 from graph.store.names import decode, thread_name
-from nodes.models import misfit
+from nodes.schemas import misfit
 from server.executions import Execution, Status
 from server.problems import BadInput, ExecutionEnded, ExecutionNotFound, NotWaiting
 from server.runtime import Runtime

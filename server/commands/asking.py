@@ -8,7 +8,7 @@ from langgraph.types import Command, Interrupt
 from rich.console import Console
 from rich.markup import escape
 
-from nodes.models import misfit
+from nodes.schemas import misfit
 from nodes.person import answer_in
 
 
