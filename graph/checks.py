@@ -247,6 +247,12 @@ def _several(flow: Flow) -> Found:
     for name, stage in flow.stages.items():
         if stage.several and not stage.intents:
             yield ("stages", name, "several"), "several requests are several intents; add `intents`, or remove this"
+        if stage.several and stage.effect == "write":
+            yield (
+                ("stages", name, "several"),
+                "a request that waits is taken up by whatever the caller says next, so it must not write; "
+                "let one stage understand the requests, and another do them",
+            )
     if flow.restarts and flow.inputs:
         yield ("inputs",), "a flow that restarts begins its runs with a message alone; remove `inputs` or `restarts`"
 

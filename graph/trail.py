@@ -12,9 +12,10 @@ from nodes.state import Step, Summary
 def answer(call_identify_id: str, step: Step, summary: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what the client is told of a step: a pure function of it, so that a repeated turn is answered alike.
 
-    `ended` is there only if the run did not end by being completed.
+    `ended` is there only if the run did not end by being completed, `requests` only if some wait.
     """
     ended = {} if step.get("ended") in (None, "completed") else {"ended": step["ended"]}
+    waiting = {"requests": step["requests"]} if step.get("requests") else {}
     return {
         "call_identify_id": call_identify_id,
         "intent_flow_id": step["intent_flow_id"],
@@ -29,6 +30,7 @@ def answer(call_identify_id: str, step: Step, summary: Mapping[str, Any] | None 
         "intent_source": step["intent_source"],
         "step": step["number"],
         "duration_ms": step["duration_ms"],
+        **waiting,
         **ended,
     }
 

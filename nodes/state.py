@@ -178,7 +178,7 @@ class Reduced(BinaryOperatorAggregate[Any]):
         if values and self.value is _NOTHING:
             self.value = self.typ()
         changed = super().update(values)
-        self.value = self.value or _NOTHING
+        self.value = _NOTHING if self.value == {} else self.value
         return changed
 
 

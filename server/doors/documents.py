@@ -56,6 +56,7 @@ _SESSION: dict[str, JsonValue] = {
     "stage": "authentication",
     "legal_intents": ["verify_identity", "authenticate", "otp_verify", "unknown"],
     "completed_flows": [1],
+    "requests": [],
     "is_complete": False,
     "ended": None,
     "session_summary": None,
@@ -115,6 +116,7 @@ class OrchestrateResponse(BaseModel):
     intent_source: str
     step: int
     duration_ms: float
+    requests: list[str] = Field(default=[], description="The intents of the requests that wait, if any do.")
 
 
 class Step(BaseModel):
@@ -145,6 +147,7 @@ class Session(BaseModel):
     stage: str
     legal_intents: list[str] = Field(description="What the next turn may want.")
     completed_flows: list[int]
+    requests: list[dict[str, str]] = Field(description="What else the caller asked for, and the words.")
     is_complete: bool
     ended: str | None
     session_summary: dict[str, Any] | None

@@ -154,7 +154,7 @@ async def _shown(flows: Flows, version: Version, counted: Mapping[str, int]) -> 
         "about": flow.about,
         "waits_for": flow.waits_for,
         "stages": _stages(flow),
-        "intents": list(version.routes.stages_of) + list(flow.anywhere),
+        "intents": list(dict.fromkeys([*version.routes.stages_of, *flow.anywhere])),
         "inputs": list(flow.inputs),
         "calls": counted.get(version.key, 0),
         "older": [await _older(flows, key.partition(" ")[2], calls) for key, calls in sorted(older)],

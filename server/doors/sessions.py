@@ -61,6 +61,7 @@ async def history(call_identify_id: CallId, request: Request) -> Response:
                 "checkpoint_id": moment.checkpoint_id,
                 "saved_at": moment.saved_at,
                 **{key: moment.state.get(key) for key in _REMEMBERED},
+                "completed_flows": moment.state.get("completed_flows", []),
                 "step": by_number.get(moment.state.get("step_count", 0)),
             }
             for moment in moments
@@ -83,7 +84,7 @@ async def delete(call_identify_id: CallId, request: Request) -> Response:
 
 
 _REMEMBERED = (
-    *("call_identify_id", "account_id", "eci", "flow", "stage", "current_flow_id", "completed_flows"),
+    *("call_identify_id", "account_id", "eci", "flow", "stage", "current_flow_id"),
     *("is_complete", "ended", "step_count", "created_at", "updated_at"),
 )
 
@@ -102,7 +103,8 @@ async def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
         "current_flow_id": place.id if place else state["current_flow_id"],
         "stage": state["stage"],
         "legal_intents": legal,
-        "completed_flows": state["completed_flows"],
+        "completed_flows": state.get("completed_flows", []),
+        "requests": state.get("requests", []),
         "is_complete": complete,
         "ended": state.get("ended"),
         "session_summary": full_summary(state.get("session_summary"), list(record.steps)) if complete else None,
