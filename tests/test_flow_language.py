@@ -246,7 +246,7 @@ UNKNOWN_KEYS = {
     "of a question, as in Python": ("ask: {question: Why, schema_: {}}", "ask.schema_'; did you mean 'schema'?"),
     "of a model": (
         "llm: {prompt: Why, colour: red}",
-        "llm.colour'; known here: prompt, system, schema, model, temperature, max_tokens",
+        "llm.colour'; known here: prompt, system, schema, model, temperature, max_tokens, attempts",
     ),
     "of a list": ("map: {over: '[1]', agent: night, atonce: 3}", "map.atonce'; did you mean 'at_once'?"),
     "of a branch": ("parallel: {a: {agnt: night}}", "parallel.a.agnt'; did you mean 'agent'?"),

@@ -13,8 +13,7 @@ from graph.routing import (
     routes_of,
     same_account,
 )
-from nodes.spec import FALLBACK
-from nodes.spec import UNKNOWN, Agent, Place, Stage
+from nodes.spec import FALLBACK, UNKNOWN, Agent, Place, Stage
 from nodes.state import wanted
 
 AGENTS = {"desk": Agent(url="http://desk:1")}

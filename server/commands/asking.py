@@ -8,8 +8,8 @@ from langgraph.types import Command, Interrupt
 from rich.console import Console
 from rich.markup import escape
 
-from nodes.schemas import misfit
 from nodes.person import answer_in
+from nodes.schemas import misfit
 
 
 class Terminal:
