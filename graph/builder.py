@@ -6,6 +6,7 @@ START ─┬─ intent given ──► its stage ──► END (or the next stag
 """
 
 from collections.abc import Callable, Coroutine, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,7 @@ def build_graph(
         reads=reads_of(loaded),
         agent_timeout=agent_timeout,
     )
-    world = World(caller or Caller(), model or NoModels())
+    world = World(_reaching(caller), model or NoModels())
     graph = StateGraph(state_of(loaded), context_schema=TurnContext, input_schema=input_of(loaded))
     ways = _ways(loaded)
     for place in routes.places.values():
@@ -179,7 +180,8 @@ def _ways(flow: Flow) -> dict[str, tuple[str, ...]]:
 
 def _targets(flow: Flow, paths: Paths, name: str) -> tuple[str, ...]:
     stage = flow.stages[name]
-    again = [name] if stage.repeat or stage.ask else []
+    lets_others_begin = flow.is_dag and any(other.branches for other in flow.stages.values())
+    again = [name] if stage.repeat or stage.ask or lets_others_begin else []
     if flow.is_dag:
         return tuple(
             dict.fromkeys([*(step.target for step in paths.steps[name] if step.target != LEAVE), *again, FINISH, END])
@@ -197,6 +199,14 @@ def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str | l
         return decide(routes, state, wanted(state))
 
     return route
+
+
+def _reaching(caller: AgentCaller | None) -> AgentCaller:
+    """Return who reaches the agents, ready to."""
+    reaching = caller or Caller()
+    if isinstance(reaching, Caller):
+        import_module("a2a.client.card_resolver")  # reads cards; half a second that the first call shall not take
+    return reaching
 
 
 def _in_memory() -> BaseCheckpointSaver[Any]:

@@ -3,6 +3,7 @@ ever, no name is read before something may have written it, and every gate holds
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 
 from graph.flow import Flow
 from graph.needs import before_each, open_gate
@@ -58,18 +59,22 @@ def _bounded(flow: Flow, paths: Paths) -> Found:
         return
     if flow.waits_for == "caller":
         return  # whoever calls decides how often
-    bounded = {
-        (name, way.goto)
-        for name, stage in flow.stages.items()
-        for way in (*stage.next, *stage.detours)
-        if way.at_most
-    }
-    unbounded = (
-        step for steps in paths.steps.values() for step in steps if (step.source, step.target) not in bounded
-    )
+    endless = _without_bound(flow)
+    unbounded = (step for steps in paths.steps.values() for step in steps if (step.source, step.target) in endless)
     if circle := paths.around(unbounded):
         told = " → ".join(circle)
         yield ("stages", circle[-2], "next"), f"nothing ends the loop {told}; give one of its ways `at_most: N`"
+
+
+def _without_bound(flow: Flow) -> set[tuple[str, str]]:
+    """Return the steps that a run may take any number of times: by a way without `at_most`, or to the next stage."""
+    steps = set()
+    for name, following in pairwise([*flow.stages, END]):
+        stage = flow.stages[name]
+        steps |= {(name, way.goto) for way in (*stage.next, *stage.detours) if not way.at_most}
+        if all(way.when is not None or way.at_most for way in stage.next):
+            steps.add((name, following))
+    return steps
 
 
 def _named(flow: Flow, paths: Paths) -> Found:

@@ -43,7 +43,8 @@ def moved(facts: FlowFacts, state: CallState, place: Place, answer: Mapping[str,
         news = _own(facts, place, answer) | kept_of(place.stage.output, answer)
         known = known_to(facts, state, {**state.get("context", {}), **news}) | {ANSWER: answer}
         if answer["status"] == "error":
-            return Move(_after_error(facts, place, known, taken), news)
+            after = _after_error(facts, place, known, taken)
+            return Move(after, news if after else {})
         return Move(_onward(facts, place, known, passes, taken), news)
     except ExpressionFailed as failure:
         return Move(None, {}, str(failure))

@@ -87,10 +87,24 @@ class InOrder:
             return learn(self._facts, state, job, request, Outcome(None, error, now(), 0.0))
         if self._waits_on(state):
             return {**carried(state), "goes_to": [FINISH]}
+        if not skips and self._lets_others_begin(state):
+            return {**carried(state), "goes_to": [self._place.name]}
         if not skips:
             return await self._node(state, runtime)
         done = {self._place.name: "skipped"}
         return {**carried(state), "done": done, "goes_to": list(self._place.leads_to) or [FINISH]}
+
+    def _lets_others_begin(self, state: CallState) -> bool:
+        """Tell whether stages with branches are to send these out first, so that all are asked in one super-step.
+
+        A super-step ends with the slowest in it: branches sent out beside an agent at work would wait for it.
+        """
+        if self._place.stage.branches or self._place.stage.ask:
+            return False
+        known, places = state.get("branches", {}), self._facts.places
+        wide = [name for name in ready(places, state) if places[name].stage.branches]
+        begin = [name for name in wide if at_the_end(name) not in known]  # it is known of those that are stuck
+        return bool(begin) and not any(name in known for name in begin)
 
     def _passes(self, state: CallState) -> dict[str, Any]:
         """Return the update of a visit that is not for the stage to run, or not any more as the run is to end."""

@@ -177,26 +177,38 @@ class Reduced(BinaryOperatorAggregate[Any]):
         """Take what the super-step's nodes wrote."""
         if values and self.value is _NOTHING:
             self.value = self.typ()
-        changed = super().update(values)
+        changed = super().update(_as_one(values))
         self.value = _NOTHING if self.value == {} else self.value
         return changed
+
+
+def _as_one(values: Sequence[Any]) -> Sequence[Any]:
+    """Return names written by many as written by one: a list's thousand items would copy all that is known each."""
+    if len(values) < 2 or not all(isinstance(value, dict) and "__overwrite__" not in value for value in values):
+        return values
+    return [{name: one for value in values for name, one in value.items()}]
 
 
 class Trail(Topic[Step]):
     """The steps made in one super-step, numbered in order: stages that run at once cannot know each other's numbers.
 
-    A step comes in with the number that the first of them has, and with its place among them (`order`).
+    A step comes in with the number that the first of them has, as far as its node could know, and with its place
+    among them (`order`).
     """
 
     def update(self, values: Sequence[Step | list[Step]]) -> bool:
         """Take the steps that the super-step's nodes wrote; those of the one before are forgotten."""
         made: list[Any] = [step for value in values for step in (value if isinstance(value, list) else [value])]
+        if not made:
+            return super().update([])
         made.sort(key=lambda step: step.get("order", ()))
-        return super().update([[_numbered(step, place) for place, step in enumerate(made)]] if made else [])
+        # Items of a list know the count of when they were sent out, and others may have made steps meanwhile.
+        first = max([step["number"] for step in made] + [step["number"] + 1 for step in self.values[-1:]])
+        return super().update([[_numbered(step, number) for number, step in enumerate(made, start=first)]])
 
 
-def _numbered(step: Mapping[str, Any], place: int) -> Any:
-    return {**{key: value for key, value in step.items() if key != "order"}, "number": step["number"] + place}
+def _numbered(step: Mapping[str, Any], number: int) -> Any:
+    return {**{key: value for key, value in step.items() if key != "order"}, "number": number}
 
 
 def merged(known: Mapping[str, Any], news: Mapping[str, Any]) -> dict[str, Any]:
