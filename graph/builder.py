@@ -99,7 +99,12 @@ def build_graph(
     if routes.stages_of:
         recognise = classifier or TriggerClassifier(loaded.triggers)
         node = ClassifierNode(
-            routes.places, recognise, classifier_timeout, anywhere=list(loaded.anywhere), restarts=loaded.restarts
+            routes.places,
+            recognise,
+            classifier_timeout,
+            anywhere=list(loaded.anywhere),
+            words=TriggerClassifier(loaded.triggers),
+            restarts=loaded.restarts,
         )
         graph.add_node(CLASSIFIER, node)
     _enter(graph, routes)

@@ -206,4 +206,5 @@ def _gated(flow: Flow, paths: Paths) -> Found:
 
 def _remedy(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else "write it with `output`, or name it under `inputs`"
+    written = "write it with `output`, name it under `inputs`, or quote it if it is a text"
+    return f"did you mean {close[0]!r}?" if close else written

@@ -42,6 +42,10 @@ class BranchesFailed(AgentError):
 
     kind = "branches_failed"
 
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(ALL, message)
+        self.retryable = retryable
+
 
 class BranchesNode:
     """The node of a stage that asks several at once: visited first to send them out, then to join them."""
@@ -199,7 +203,9 @@ def joined(place: Place, answers: Mapping[str, Mapping[str, Any]], began: str) -
     if any(answer.get("canceled") for answer in failed.values()):
         return replace(outcome, error=Canceled(()))
     if failed:
-        return replace(outcome, error=BranchesFailed(ALL, _told_of(place, failed, len(answers))))
+        retryable = any(answer["error"]["retryable"] for answer in failed.values())
+        error = BranchesFailed(_told_of(place, failed, len(answers)), retryable=retryable)
+        return replace(outcome, error=error)
     waiting = [answer["task_state"] for answer in answers.values() if answer["task_state"] in WAITS]
     text = "\n".join(answer["text"] for answer in answers.values() if answer["text"])
     return replace(outcome, reply=Reply(text, (results,), task_state=waiting[0] if waiting else None))

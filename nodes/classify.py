@@ -52,6 +52,7 @@ class ClassifierNode:
         timeout: float,
         *,
         anywhere: Sequence[str] = (),
+        words: "TriggerClassifier | None" = None,
         restarts: bool = False,
     ) -> None:
         self._places = places
@@ -59,13 +60,17 @@ class ClassifierNode:
         self._classifier = classifier
         self._timeout = timeout
         self._anywhere = anywhere
+        self._words = words or TriggerClassifier({})
         self._restarts = restarts
 
     async def __call__(self, state: CallState, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         """Return the turn's own values again, with an intent."""
         state = at_its_run(state, self._restarts)
         place = self._places.get(state.get("stage", ""), self._first)
-        guess = self._waited_for(state, place) or await self._guess(state, place, runtime)
+        guess = self._waited_for(state, place)
+        if guess is not None:
+            guess = await self._leaves(state, place) or guess
+        guess = guess or await self._guess(state, place, runtime)
         passed_on = {key: state[key] for key in TURN_KEYS if key in state}  # type: ignore[literal-required]
         return passed_on | guess
 
@@ -80,6 +85,12 @@ class ClassifierNode:
             if task.get("task_id") and task.get("stage") == place.name and legal:
                 return {"intent": intent, "intent_source": "open_task"}
         return None
+
+    async def _leaves(self, state: CallState, place: Place) -> dict[str, Any] | None:
+        """Return the intent, legal anywhere, whose trigger words the caller says though an agent waits: whoever asks
+        for a person is not to be asked for their number again."""
+        guess = await self._words.classify(Utterance(said(state), place.name, list(self._anywhere)), timeout=0.0)
+        return None if guess.intent == UNKNOWN else {"intent": guess.intent, "intent_source": guess.source}
 
     async def _guess(self, state: CallState, place: Place, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         """Ask the classifier; what it does not know, or knows as waiting, is a request that was kept."""

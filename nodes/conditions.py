@@ -26,6 +26,7 @@ _OTHERS = {
     *("getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear"),
     *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
 }
+_FOR_AUTHORS = ("size", "contains", "startsWith", "endsWith", "matches", "int", "double", "string", "all", "exists")
 _FUNCTIONS = _TRUE_OR_FALSE | _ANYTHING | _OTHERS
 _NOT_THERE = object()
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -60,7 +61,7 @@ def check_expression(text: str) -> str:
     check_size(text)
     unknown = sorted(set(_compiled(text).functions()) - _FUNCTIONS)
     if unknown:
-        raise ValueError(f"{text!r} calls {unknown[0]!r}, which CEL does not have")
+        raise ValueError(f"{text!r} calls {unknown[0]!r}, which CEL does not have; it has {', '.join(_FOR_AUTHORS)}")
     check_cost(text)
     _check_patterns(text)
     return text

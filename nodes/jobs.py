@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodes.spec import FALLBACK, INDEX, ITEM, UNKNOWN, Branch, Effect, FlowFacts, Llm, Place
+from nodes.spec import FALLBACK, INDEX, ITEM, UNKNOWN, Branch, Effect, FlowFacts, Llm, Place, Stage
 from nodes.state import CallState, Item, wanted
 
 MODEL, PERSON, ALL = "model", "person", "all"
@@ -52,6 +52,11 @@ class Job:
     def also_known(self) -> dict[str, Any]:
         """Return what its expressions may read besides what the run knows."""
         return {ITEM: self.item["value"], INDEX: self.item["index"]} if self.item else {}
+
+
+def answers_at(stage: Stage) -> str:
+    """Return who answers at a stage, where that is always the same."""
+    return stage.agent or (MODEL if stage.llm else PERSON if stage.ask else ALL)
 
 
 def job_at(facts: FlowFacts, place: Place, state: CallState) -> Job:

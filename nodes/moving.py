@@ -21,7 +21,7 @@ class CannotGoOn(AgentError):
 
 def failed_by(wrong: str) -> dict[str, Any]:
     """Return what becomes of an answer that the run cannot go on with."""
-    return {"status": "error", "error": {"type": CannotGoOn.kind, "message": wrong}}
+    return {"status": "error", "error": {"type": CannotGoOn.kind, "message": wrong, "retryable": False}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from langgraph.runtime import Runtime
 
 from nodes.canceling import Canceled
 from nodes.conditions import ExpressionFailed, holds
-from nodes.jobs import ALL, Job
+from nodes.jobs import ALL, Job, answers_at
 from nodes.learning import at_the_end, carried, learn, opened, summary_of
 from nodes.moving import CannotGoOn, Move, known_to
 from nodes.outcome import WAITS, Outcome, now
@@ -34,6 +34,10 @@ class StagesFailed(AgentError):
     """Stages of a flow with `needs` failed, and the run cannot go on without them."""
 
     kind = "stages_failed"
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(ALL, message)
+        self.retryable = retryable
 
 
 def ready(places: Mapping[str, Place], state: Mapping[str, Any]) -> list[str]:
@@ -81,9 +85,10 @@ class InOrder:
         try:
             skips = self._skips(state)
         except ExpressionFailed as failure:
-            job = Job(self._place, self._place.name, ALL, order=(self._place.order,), alone=False)
+            who = answers_at(self._place.stage)
+            job = Job(self._place, self._place.name, who, order=(self._place.order,), alone=False)
             request = request_for_nobody(self._facts, job, state, runtime.context or TurnContext())
-            error = CannotGoOn(ALL, str(failure))
+            error = CannotGoOn(who, str(failure))
             return learn(self._facts, state, job, request, Outcome(None, error, now(), 0.0))
         if self._waits_on(state):
             return {**carried(state), "goes_to": [FINISH]}
@@ -180,7 +185,9 @@ class FinishNode:
         if not failed:
             return Outcome(_together(stuck, waits=True), None, now(), 0.0)
         told = "; ".join(f"stage {name!r}: {answer['error']['message']}" for name, answer in failed.items())
-        return Outcome(None, StagesFailed(ALL, told), now(), 0.0)
+        return Outcome(
+            None, StagesFailed(told, retryable=any(one["error"]["retryable"] for one in failed.values())), now(), 0.0
+        )
 
 
 def _ended(done: Mapping[str, str], left: list[Place]) -> Ended | None:

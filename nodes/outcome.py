@@ -47,7 +47,7 @@ class Outcome:
         """Return the answer as expressions read it."""
         if self.reply is None:
             kind, message = (self.error.kind, str(self.error)) if self.error else ("agent_error", "no answer")
-            told = {"type": kind, "message": message}
+            told = {"type": kind, "message": message, "retryable": not self.error or self.error.retryable}
             data = self.results or {}
             return {"status": "error", "text": "", "data": data, "files": [], "task_state": None, "error": told}
         return _answer(self.reply)
@@ -61,7 +61,7 @@ def _answer(reply: Reply) -> dict[str, Any]:
         "data": _data(reply.data),
         "files": [{"name": file.name, "media_type": file.media_type, "url": file.url} for file in reply.files],
         "task_state": reply.task_state,
-        "error": {"type": f"task_{reply.task_state}", "message": reply.text} if failed else None,
+        "error": {"type": f"task_{reply.task_state}", "message": reply.text, "retryable": True} if failed else None,
     }
 
 

@@ -231,7 +231,7 @@ def _after(
     try:
         known = call.known | {kept: told["data"][key] for key, kept in wanted.items()} | {name: told}
         goes, status = goes_on(known | {"answer": told}), told["status"]
-        call.known = known
+        call.known = known if goes or not _failed(told) else call.known
     except (TypeError, ValueError, LookupError, ArithmeticError):
         goes, status = None, "error"  # the flow needs mending: nothing of the answer is kept
     if goes or not _failed(told):

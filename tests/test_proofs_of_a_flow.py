@@ -77,7 +77,7 @@ WRONG = {
     "an answer that is not there yet": (
         second("when: answer.text == 'x'"),
         "6: \"answer.text == 'x'\" reads 'answer', which nothing writes; write it with `output`, "
-        "or name it under `inputs`",
+        "name it under `inputs`, or quote it if it is a text",
     ),
     "a condition that breaks off": (
         second("when: topic =="),
@@ -93,7 +93,8 @@ WRONG = {
     ),
     "a function that is none": (
         second("when: lower(topic) == 'x'"),
-        "6: 'stages.two.when': \"lower(topic) == 'x'\" calls 'lower', which CEL does not have; correct it",
+        "6: 'stages.two.when': \"lower(topic) == 'x'\" calls 'lower', which CEL does not have; "
+        "it has size, contains, startsWith, endsWith, matches, int, double, string, all, exists",
     ),
     "a long condition": (
         second(f"when: \"topic == '{'x' * 2_000}'\""),

@@ -57,6 +57,10 @@ class OpenTurn:
     """Whether anybody watched the call's events when the turn began, on any replica."""
     version: str = ""
     """The flow version that the call is on, as `name digest`; commits note it until the run has ended."""
+    died: "OpenedTurn | None" = None
+    """The turn that this one took over from: its process died."""
+    died_on: str = ""
+    """The flow version that the call was on then."""
     ended: bool = False
     """Whether the run had ended in what is saved; then the call is on no version."""
     ttl: int | None = None
@@ -158,8 +162,13 @@ class Calls(Protocol):
     async def abandon(self, turn: OpenTurn) -> None:
         """Give the lease back with nothing more saved; a new call leaves no trace."""
 
-    async def let_go(self, turn: OpenTurn) -> None:
-        """Give the lease back and leave the turn open, as if its process had died: another may go on with it."""
+    async def let_go(self, turn: OpenTurn, *, as_it_was: bool = False) -> None:
+        """Give the lease back and leave the turn open, as if its process had died: another may go on with it.
+
+        Args:
+            turn: the turn.
+            as_it_was: whether the turn that it took over from is left in its place.
+        """
 
     async def renew(self, turn: OpenTurn) -> None:
         """Hold the lease for its full time again."""

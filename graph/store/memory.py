@@ -86,8 +86,10 @@ class MemoryCalls:
             raise Busy("another turn of this call is in flight")
         if kept.head is None and version:
             kept.version = version
-        kept.turn, kept.base, kept.ttl = turn.token, kept.head, kept.ttl if ttl is None else ttl
-        turn.version, turn.ttl = kept.version, kept.ttl
+        if kept.head is None and ttl is not None:
+            kept.ttl = ttl
+        kept.turn, kept.base = turn.token, kept.head
+        turn.version, turn.ttl = kept.version, kept.ttl if ttl is None else ttl
         kept.said = {**(said or {}), "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
         if self._events is not None:
             turn.after, turn.followed = await self._events.last(thread), self._events.watched(thread)
@@ -103,7 +105,7 @@ class MemoryCalls:
         kept.head = turn.head = turn.saved
         kept.steps.extend(steps)
         turn.steps += steps
-        kept.version = "" if turn.ended else turn.version
+        kept.version, kept.ttl = "" if turn.ended else turn.version, turn.ttl
         kept.expires = self._end(kept)
         kept.named = next(self._order)
         wanted = complete or turn.wants_trail or kept.push
@@ -130,7 +132,7 @@ class MemoryCalls:
             if kept.head is None:
                 del self._calls[turn.thread]
 
-    async def let_go(self, turn: OpenTurn) -> None:
+    async def let_go(self, turn: OpenTurn, *, as_it_was: bool = False) -> None:
         """Give the lease back: nobody will go on with the turn when this process has ended."""
         await self.abandon(turn)
 

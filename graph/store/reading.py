@@ -166,6 +166,13 @@ def push_in(kept: bytes | None) -> dict[str, Any]:
     return orjson.loads(kept) if kept else {}
 
 
+def died_in(told: list[Any]) -> tuple[OpenedTurn, str]:
+    """Read what a turn took over from: the turn whose process died, and the flow version that the call was on."""
+    token, opened, after, committed, version = told
+    died = OpenedTurn(token.decode(), False, orjson.loads(opened), after.decode() or START, bool(committed))
+    return died, version.decode()
+
+
 def _record(found: list[Any], state: dict[str, Any] | None = None) -> CallRecord | None:
     if not found:
         return None

@@ -20,7 +20,7 @@ from graph.store.codec import Codec
 from graph.store.errors import Busy, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.index import Index, warn
 from graph.store.names import keys_of
-from graph.store.reading import Reading, push_in
+from graph.store.reading import Reading, died_in, push_in
 from nodes.state import Step
 
 LEASE_SECONDS = 30.0
@@ -91,6 +91,8 @@ class RedisCalls(Reading):
             turn.loaded = await self._loaded(thread, turn.head, blob, writes)
         if turn.loaded is None:
             await self._forget(turn)
+            if died is not None:
+                raise Busy("nothing is left of the run that was to be gone on with")
             return await self.begin(thread, said=said, key=key, version=version, ttl=ttl, resumes=resumes)
         return turn
 
@@ -126,7 +128,7 @@ class RedisCalls(Reading):
         args: list[Argument] = [turn.token, turn.head or "", head, blob, ttl, int(release)]
         args += int(complete or turn.wants_trail), steps_before_run(turn, steps)
         args += _answer(turn, steps) if release or complete else ("", 0)
-        args.append("" if turn.ended else turn.version)
+        args += "" if turn.ended else turn.version, "" if turn.ttl is None else turn.ttl
         args += map(orjson.dumps, steps)
         asked = [Asked(self._commit, keys_of(turn.thread), args)]
         asked.append(self._index.committed(turn.thread, release=release, ttl=turn.ttl))
@@ -155,11 +157,14 @@ class RedisCalls(Reading):
         """Give the lease back."""
         await self._release(turn, ())
 
-    async def let_go(self, turn: OpenTurn) -> None:
+    async def let_go(self, turn: OpenTurn, *, as_it_was: bool = False) -> None:
         """Let the lease run out now."""
         turn.closed = True
+        args: list[Argument] = [turn.token, "", "", 0, ""]
+        if as_it_was and turn.died is not None:
+            args[1:] = orjson.dumps(turn.died.said), turn.died.after, int(turn.died.committed), turn.died_on
         async with answering():
-            await self._let_go(keys=keys_of(turn.thread)[:1], args=[turn.token])
+            await self._let_go(keys=keys_of(turn.thread)[:1], args=args)
 
     async def _release(self, turn: OpenTurn, steps: Sequence[Step]) -> None:
         if turn.answered is not None:
@@ -229,6 +234,8 @@ class RedisCalls(Reading):
         turn.after, turn.followed = began[3].decode(), began[4] > 0
         turn.head = began[5].decode() if began[5] else None
         turn.version, turn.ttl = (began[8] or b"").decode(), int(began[9]) if began[9] else None
+        if began[10]:
+            turn.died, turn.died_on = died_in(began[10])
         return turn, began[6], began[7]
 
     async def _with_index(self, asked: Asked, touched: Asked, *more: Asked) -> tuple[Any, Any]:

@@ -36,7 +36,8 @@ BEGIN = (
     + """
 -- KEYS call checkpoints steps writes keys events
 -- ARGV token lease_ms opened incarnation first_ttl key version ttl died   (died: the only turn it may take over from)
-local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push', 'version', 'ttl')
+local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push', 'version', 'ttl', 'opened',
+  'after', 'base')
 if had[3] and ARGV[6] ~= '' then
   local answered = redis.call('HGET', KEYS[5], ARGV[6])
   if answered then return {2, had[4], had[5], answered} end
@@ -50,13 +51,15 @@ local ttl = ARGV[8] ~= '' and ARGV[8] or had[7]
 local fields = {'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]), 'opened', ARGV[3], 'after', after,
   'base', had[3] or '', 'incarnation', incarnation}
 local function set(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+local died = had[2] and had[2] ~= ARGV[1] and
+  {had[2], had[8], had[9] or '', had[10] ~= (had[3] or '') and 1 or 0, had[6] or ''} or false
 if not had[3] and ARGV[7] ~= '' then
   had[6] = ARGV[7]
   set('version', ARGV[7])
 end
-if ARGV[8] ~= '' then set('ttl', ttl) end
+if not had[3] and ARGV[8] ~= '' then set('ttl', ttl) end -- of a call that exists, once something is committed
 redis.call('HSET', KEYS[1], unpack(fields))
-local told = {1, incarnation, had[5], after, watching, had[3], false, {}, had[6], ttl}
+local told = {1, incarnation, had[5], after, watching, had[3], false, {}, had[6], ttl, died}
 if not had[3] then
   for i = 2, 5 do redis.call('DEL', KEYS[i]) end -- an evicted call may leave these behind
   local first = ttl and tonumber(ttl) > tonumber(ARGV[5]) and ttl or ARGV[5]
@@ -72,7 +75,7 @@ return told
 
 COMMIT = """
 -- KEYS call checkpoints steps writes keys events
--- ARGV token parent head blob ttl release trail first key answered version steps...
+-- ARGV token parent head blob ttl release trail first key answered version own steps...   (own: a ttl of its own)
 -- Answers, if it is refused, {0, what}: 0 if the call has no end for another turn is open, 2 if it is gone, else 1.
 local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'push')
 -- Who is notified may be told the whole run, so its trail is answered too, whether it was asked for or not.
@@ -91,7 +94,8 @@ else
   redis.call('HDEL', KEYS[1], 'expires')
 end
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[5], ARGV[9], ARGV[10]) end
-for i = 12, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'ttl', ARGV[12]) end
+for i = 13, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
 if ARGV[6] == '1' then
   redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'base')
   if ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
@@ -127,9 +131,17 @@ return 1
 )
 
 LET_GO = """
--- KEYS call   ARGV token   (the turn stays open, and whoever goes on with it need not wait for the lease)
-if redis.call('HGET', KEYS[1], 'turn') ~= ARGV[1] then return 0 end
+-- KEYS call   ARGV token opened after committed version
+-- The turn stays open, and whoever goes on with it need not wait for the lease. What is `opened` is what is gone on
+-- with in its place, if that is not empty: the turn it took over from.
+local had = redis.call('HMGET', KEYS[1], 'turn', 'head')
+if had[1] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'lease', 0)
+if ARGV[2] ~= '' then
+  local base = ARGV[4] == '1' and '' or had[2] or ''
+  redis.call('HSET', KEYS[1], 'opened', ARGV[2], 'after', ARGV[3], 'base', base)
+  if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'version', ARGV[5]) end
+end
 return 1
 """
 
