@@ -15,7 +15,15 @@ from nodes.state import CallState
 CLASSIFIER = "classifier"
 
 
-Reason = Literal["intent-not-legal", "call-complete", "call-ended", "another-account", "flow-changed", "another-flow"]
+Reason = Literal[
+    "intent-not-legal",
+    "call-complete",
+    "call-ended",
+    "another-account",
+    "flow-changed",
+    "another-flow",
+    "input-missing",
+]
 
 
 class Refused(ValueError):

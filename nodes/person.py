@@ -61,7 +61,7 @@ class AskNode:
         if context.interrupts:
             state = {**state, "answer": interrupt({"stage": self._place.name, **question})}
         elif not self._is_meant(state):
-            return {**carried(state), "goes_to": [FINISH]}
+            return {**carried(state), "goes_to": [FINISH]} if self._facts.dag else self._puts(state, context)
         return self._takes(state, question, context)
 
     def _is_meant(self, state: CallState) -> bool:
@@ -107,10 +107,12 @@ def answer_in(state: CallState, schema: Mapping[str, Any]) -> Any:
     for part in state.get("parts") or ():
         if "data" in part:
             return part["data"]
-    return _worth(said(state).strip(), schema.get("type"))
+    return worth(said(state).strip(), schema)
 
 
-def _worth(words: str, kind: Any) -> Any:
+def worth(words: str, schema: Mapping[str, Any]) -> Any:
+    """Return what words are worth under a schema: `yes` is true where it asks for a boolean, `7` a number."""
+    kind = schema.get("type")
     if kind == "string":
         return words
     if kind == "boolean" and words.lower() in _WORDS:

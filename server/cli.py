@@ -99,13 +99,15 @@ def serve(
 
 @app.command()
 def reload(
-    url: Annotated[str, typer.Option(help="The service's address.")] = "http://127.0.0.1:8000",
+    url: Annotated[str | None, typer.Option(help="The service's address (FLOWS_HOST, FLOWS_PORT).")] = None,
 ) -> None:
     """Let a running service read its flows again, with FLOWS_ADMIN_TOKEN if it wants one; exit 1 if one is bad."""
     with _clear_errors():
         from server.commands.reloading import reload_flows
+        from server.settings import read_settings
 
-        raise typer.Exit(0 if reload_flows(url) else 1)
+        settings = read_settings()
+        raise typer.Exit(0 if reload_flows(url or f"http://{settings.host}:{settings.port}") else 1)
 
 
 @app.command(name="demo-agents")

@@ -4,11 +4,12 @@ from collections import Counter
 
 import structlog
 
+from graph.flow import Flow
 from graph.routing import Refused, decide, next_run, same_account
 from graph.store.calls import OpenTurn
 from server.flows import Flows, Version
 from server.problems import KeyReused
-from server.turn import NOT_SAID, TurnRequest
+from server.turn import NOT_SAID, TurnRequest, goes_on
 
 log = structlog.get_logger()
 
@@ -33,13 +34,14 @@ class Decider:
             KeyReused: if it was to begin a call that exists.
             FlowNotFound: if it was to begin a call of a flow that is not served.
         """
-        if request.begins and turn.loaded is not None:
+        if request.begins and turn.loaded is not None and not goes_on(request, turn):
             raise KeyReused("the idempotency key named another message before; choose a new one for a new message")
         try:
             version = await self.version(turn, request)
             if request.account_id and turn.state.get("account_id") != NOT_SAID:
                 same_account(turn.state, request.account_id)
             decide(version.routes, turn.state, request.intent)
+            _has_its_inputs(version.flow, turn, request)
             run = run_of(turn, version)
             if request.run not in (None, run):
                 raise Refused("call-ended", "the task that the message is meant for has ended; begin another")
@@ -68,6 +70,15 @@ class Decider:
             message = f"the call is at stage {state.get('stage')!r} of a version of flow {flow!r} that is gone"
             raise Refused("flow-changed", f"{message}; serve a flow that has it, or end the call", flow=flow)
         return version
+
+
+def _has_its_inputs(flow: Flow, turn: OpenTurn, request: TurnRequest) -> None:
+    """Refuse to begin a run without what its flow reads."""
+    missing = [name for name in flow.inputs if name not in request.context]
+    if missing and not turn.state.get("stage"):
+        told = f"flow {flow.flow!r} begins with its inputs; missing: {', '.join(missing)}"
+        how = "send them as `input` to POST /flows/{flow}/runs, or over A2A as a data part"
+        raise Refused("input-missing", f"{told}; {how}", missing=missing)
 
 
 def run_of(turn: OpenTurn, version: Version) -> int:

@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from graph.flow import Flow
-from graph.store.calls import CallRecord
+from graph.store.calls import CallRecord, OpenTurn
 from graph.store.names import decode, thread_name
+from nodes.person import worth
 from nodes.schemas import misfit
+from nodes.state import Step
 from server.executions import Execution, Status
 from server.problems import BadInput, ExecutionEnded, ExecutionNotFound, NotWaiting
 from server.runtime import Runtime
-from server.turn import Started, Taken, TurnRequest
+from server.turn import Begun, Started, Taken, TurnRequest
 from server.workflows import is_workflow
 
 _BATCH = 100
@@ -31,7 +33,6 @@ class Executions:
         self._flows = runtime.flows
         self._calls = runtime.store.calls
         self._tenant = runtime.settings.tenant
-        self._ttl = runtime.settings.execution_ttl_seconds
 
     async def find(self, execution_id: str) -> Execution:
         """Return an execution as the store has it now.
@@ -45,13 +46,13 @@ class Executions:
             raise ExecutionNotFound(f"there is no execution {execution_id!r}; it never began, or has expired")
         return await self._of(execution_id, record)
 
-    async def begin(self, request: TurnRequest) -> Started | Taken:
+    async def begin(self, request: TurnRequest, once_begun: Begun | None = None) -> Started | Taken:
         """Begin what goes on by itself; raises what `Turns.start` raises."""
-        return await self._turns.start(request)
+        return await self._turns.start(request, once_begun=once_begun)
 
-    async def run(self, request: TurnRequest, *, wait: bool) -> Execution:
+    async def run(self, request: TurnRequest, *, wait: bool, once_begun: Begun | None = None) -> Execution:
         """Begin, wait for the end if that is wanted, and return the execution; raises what `Turns.take` raises."""
-        started = await self.begin(request)
+        started = await self.begin(request, once_begun)
         if wait and isinstance(started, Started):
             await asyncio.wait({started.taking})  # not awaited itself: it would be cancelled with whoever waits
             if not started.taking.cancelled() and (error := started.taking.exception()):
@@ -63,19 +64,36 @@ class Executions:
 
         Raises:
             ExecutionNotFound: if there is none.
-            NotWaiting: if it waits for nobody.
+            NotWaiting: if it waits for nobody, or another answer was first.
             BadInput: if the answer is not what was asked for.
             StoreError: if the store failed.
         """
         waiting = await self.find(execution_id)
         stage, question = _asked(waiting, step)
+        if isinstance(answer, str):
+            answer = worth(answer, question["schema"])
         if wrong := misfit(answer, question["schema"]):
             raise BadInput([{"field": "answer", "message": f"{wrong}; see the question's schema"}])
         words = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-        said = TurnRequest(
-            execution_id, None, None, words, answer=answer, answer_for=stage, run=waiting.run, ttl=self._ttl
-        )
-        return await self.run(said, wait=wait)
+        said = TurnRequest(execution_id, None, None, words, answer=answer, answer_for=stage, run=waiting.run)
+        return await self.run(said, wait=wait, once_begun=self._still_asked(waiting, stage))
+
+    def _still_asked(self, waiting: Execution, stage: str) -> Begun:
+        """Return what finds out, once the answer has the call for itself, that it was not answered meanwhile."""
+        at_once = waiting.flow is not None and waiting.flow.is_dag  # other questions may be answered meanwhile
+
+        def concerns_it(step: Step) -> bool:
+            return not at_once or (step["stage"] == stage and not step.get("sums_up"))
+
+        asked_in = max((step["number"] for step in waiting.trail if concerns_it(step)), default=0)
+
+        async def look(turn: OpenTurn, _: int) -> None:
+            since = await self._calls.look(turn.thread, asked_in)
+            if since is None or any(map(concerns_it, since.steps)):
+                asked = waiting.named(stage)
+                raise NotWaiting(f"what step {asked!r} asks was answered meanwhile; see what is asked now")
+
+        return look
 
     async def cancel(self, execution_id: str) -> Execution:
         """End an execution, whatever is at work in it.

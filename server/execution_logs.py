@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from nodes.jobs import PERSON
+from nodes.outcome import WAITS
 from nodes.state import Step
 from server.executions import Execution, began_at
 
@@ -56,7 +58,10 @@ def _skipped(execution: Execution) -> Iterator[tuple[str, str]]:
 def _outcome(step: Step, name: str, about: dict[str, Any]) -> dict[str, Any]:
     about |= {"attempt": step.get("attempt", 1), "duration_ms": step["duration_ms"], "number": step["number"]}
     if step["response_status"] == "success":
-        message = f"{step['agent']} answered"
+        asks = step["response_data"].get("task_state") in WAITS
+        message = (
+            f"{step['agent']} {'is asked' if asks and step['agent'] == PERSON else 'asks' if asks else 'answered'}"
+        )
         return _line(end_of(step), "info", name, message, **about, response=step["response_data"])
     error = step["response_data"].get("error", {})
     about |= {"error_type": error.get("type")}

@@ -18,6 +18,11 @@ from nodes.state import Step
 Status = Literal["running", "waiting", "completed", "failed", "canceled"]
 StepStatus = Literal["pending", "running", "waiting", "completed", "skipped", "failed", "canceled"]
 
+_NEVER_COME_TO: Mapping[str | None, StepStatus] = {
+    "completed": "skipped",
+    "failed": "skipped",
+    "canceled": "canceled",
+}
 _DONE: Mapping[str, StepStatus] = {
     "answered": "completed",
     "skipped": "skipped",
@@ -100,6 +105,11 @@ class Execution:
         return next((step for step in reversed(self._latest) if step["response_status"] == "error"), None)
 
     @property
+    def response(self) -> dict[str, Any] | None:
+        """What the step that ended it, or that it waits at, came to; null while it runs."""
+        return self.trail[-1]["response_data"] if self.trail and self.status != "running" else None
+
+    @property
     def questions(self) -> dict[str, dict[str, Any]]:
         """What it waits to be told, by the stage that asks."""
         if self.status != "waiting":
@@ -155,7 +165,7 @@ class Execution:
         if self.status == "running" and self._is_at(stage):
             return "running"
         if not steps:
-            return "skipped" if self._was_skipped(stage) else "pending"
+            return "skipped" if self._was_skipped(stage) else _NEVER_COME_TO.get(self.state.get("ended"), "pending")
         if steps[-1]["response_status"] == "error":
             return "canceled" if steps[-1].get("ended") == "canceled" else "failed"
         return "waiting" if steps[-1] in self._agents_ask else "completed"
@@ -197,6 +207,7 @@ def document(execution: Execution) -> dict[str, Any]:
         "steps": steps,
         "input_data": {execution.named(name): known.get(name) for name in inputs},
         "output_data": {execution.named(name): known[name] for name in outputs if name in known},
+        "response": execution.response,
         "question": execution.question,
         "error": _error(execution, error) if error else None,
         "created_at": began,

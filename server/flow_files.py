@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from graph.document import is_text
 from graph.flow import Flow
 from graph.loader import FlowError, Problem, parse_flow, read_text, shipped_flows
 
@@ -55,6 +56,7 @@ def read_flows(default: str, further: Iterable[str] | None, env: Mapping[str, st
     found = FlowFiles()
     for place, entry in enumerate(_entries(default, further)):
         try:
+            _check_spelling(entry.flow)
             file, text = read_text(entry.flow)
             flow = parse_flow(text, file, env)
             _check_name(found, flow, text, file)
@@ -94,6 +96,13 @@ def _files_of(entry: str) -> list[str]:
     if entry in shipped_flows() or not Path(entry).is_dir():
         return [entry]
     return sorted(str(file) for file in Path(entry).iterdir() if file.suffix in _ENDINGS)
+
+
+def _check_spelling(file: str) -> None:
+    """Raise `FlowError` if a file has a name that nothing can be kept, logged or answered with."""
+    if not is_text(file):
+        shown = file.encode("utf-8", "replace").decode()
+        raise FlowError([Problem(shown, 1, "the file's name is not UTF-8; rename it")])
 
 
 def _check_name(found: FlowFiles, flow: Flow, text: str, file: str) -> None:

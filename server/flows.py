@@ -95,6 +95,7 @@ class Flows:
         tenant: whose calls these are.
         env: where `${NAME}` in files is looked up; the process's environment by default.
         files: reads the files of the flows that are served.
+        idle: seconds since a service served a version last, after which it is forgotten if no call is on it.
     """
 
     def __init__(
@@ -105,12 +106,14 @@ class Flows:
         tenant: str,
         env: Mapping[str, str] | None = None,
         files: Callable[[], FlowFiles] = FlowFiles,
+        idle: float = IDLE_SECONDS,
     ) -> None:
         self._store = store
         self._build = build
         self._tenant = tenant
         self._env = os.environ if env is None else env
         self._files = files
+        self._idle = idle
         self._current: dict[str, Version] = {}
         self._at_hand: OrderedDict[str, Version] = OrderedDict()
         self._reloading = asyncio.Lock()
@@ -247,6 +250,8 @@ class Flows:
 
     async def remove(self, name: str) -> bool:
         """Let no new call begin on a flow that was made at run time; tell whether there was one."""
+        with suppress(FlowNotFound):  # what was begun on it can be told of as long as if a file had held it
+            await self._store.versions.put(self._tenant, [(await self.find(name)).kept()])
         return await self._store.versions.unmake(self._tenant, name)
 
     async def reload(self) -> Reloaded:
@@ -283,12 +288,13 @@ class Flows:
             log.warning("flow versions not looked through", reason=str(error))
         return Reloaded(changed, refused)
 
-    async def keep(self, idle: float = IDLE_SECONDS) -> None:
+    async def keep(self, idle: float | None = None) -> None:
         """Have the store keep the current versions, and forget those that nobody needs any more.
 
         Args:
-            idle: seconds since a service served a version last, after which it is forgotten if no call is on it.
+            idle: in place of the service's own.
         """
+        idle = self._idle if idle is None else idle
         kept, now = self._store.versions, time.time()
         await kept.put(self._tenant, [version.kept() for version in self._current.values() if version.text])
         old = {version.digest for version in await kept.all(self._tenant) if now - version.seen >= idle}

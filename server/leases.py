@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from graph.store.calls import Calls, OpenTurn
-from graph.store.errors import Busy, StoreError
+from graph.store.errors import Busy, StoreError, StoreUnavailable
 from graph.store.redis_calls import LEASE_SECONDS
 
 Done = TypeVar("Done")
@@ -47,13 +47,13 @@ async def held(calls: Calls, turn: OpenTurn, *, resumes: bool = False) -> AsyncI
     Args:
         calls: where the call lives.
         turn: the turn.
-        resumes: whether another is to go on with the turn if this task is cancelled.
+        resumes: whether another is to go on with the turn if this task is cancelled, or the store fails.
     """
     cut_off = False
     try:
         async with _renewing(calls, turn):
             yield
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, StoreUnavailable):
         cut_off = resumes
         raise
     finally:
@@ -61,26 +61,27 @@ async def held(calls: Calls, turn: OpenTurn, *, resumes: bool = False) -> AsyncI
             await give_back(calls, turn, open_still=cut_off)
 
 
-async def give_back(calls: Calls, turn: OpenTurn, *, open_still: bool = False) -> None:
+async def give_back(calls: Calls, turn: OpenTurn, *, open_still: bool = False, as_it_was: bool = False) -> None:
     """Give the lease back even if the client's task is cancelled; a store that fails lets it run out.
 
     Args:
         calls: where the call lives.
         turn: the turn.
         open_still: whether the turn stays open, for another to go on with.
+        as_it_was: whether that is the turn which it took over from.
     """
     try:
-        await asyncio.shield(asyncio.ensure_future(_given_back(calls, turn, open_still)))
+        await asyncio.shield(asyncio.ensure_future(_given_back(calls, turn, open_still, as_it_was)))
     except StoreError as error:
         log.warning("lease not given back", reason=str(error))
 
 
-async def _given_back(calls: Calls, turn: OpenTurn, open_still: bool) -> None:
+async def _given_back(calls: Calls, turn: OpenTurn, open_still: bool, as_it_was: bool) -> None:
     """Give the lease back, but not under a save: that of a cancelled run goes on after the run has raised."""
     if turn.saving is not None and not turn.saving.done():
         await asyncio.wait({turn.saving}, timeout=LEASE_SECONDS)
     if not turn.closed:
-        await (calls.let_go(turn) if open_still else calls.abandon(turn))
+        await (calls.let_go(turn, as_it_was=as_it_was) if open_still else calls.abandon(turn))
 
 
 @asynccontextmanager

@@ -144,6 +144,7 @@ REFUSALS: Mapping[str, Row] = {
     "flow-changed": Row(
         409, "flow-changed", "The call is at a stage that this service's flow does not have", code=_UNSUPPORTED
     ),
+    "input-missing": Row(422, "input-missing", "The flow's inputs are missing", code=_INVALID),
     "another-flow": Row(409, "another-flow", "The call is of another flow", code=_INVALID),
     "another-account": Row(409, "another-account", "The call belongs to another account", code=_INVALID),
 }

@@ -24,7 +24,7 @@ from server.a2a.push_delivery import PushSender
 from server.a2a.push_guard import PushGuard
 from server.a2a.tasks import thread_of_task
 from server.flow_files import must_check, read_flows
-from server.flows import Build, Flows
+from server.flows import IDLE_SECONDS, Build, Flows
 from server.resuming import keeping_on
 from server.settings import Settings
 from server.turns import Turns
@@ -76,7 +76,9 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
                 ttl=settings.session_ttl_seconds,
             )
         )
-        flows = Flows(store, await _build(settings, store, stack), tenant=settings.tenant, env=known, files=files)
+        idle = max(IDLE_SECONDS, settings.execution_ttl_seconds)  # so that what has ended can be told of
+        build = await _build(settings, store, stack)
+        flows = Flows(store, build, tenant=settings.tenant, env=known, files=files, idle=idle)
         await flows.open(found)
         push_configs = CallPushConfigs(store.calls, partial(thread_of_task, settings.tenant))
         guard = PushGuard(settings.push_allow)
@@ -88,6 +90,7 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
             tenant=settings.tenant,
             turn_timeout=settings.turn_timeout_seconds,
             busy_wait=settings.busy_wait_seconds,
+            execution_ttl=settings.execution_ttl_seconds,
             hooks=[Notifier(sender, flows)],
         )
         await stack.enter_async_context(turns)

@@ -36,7 +36,7 @@ def ticket_document(ticket: Execution) -> dict[str, Any]:
         "ticket_id": ticket.id,
         "status": status_of(ticket),
         **{name: known.get(name, "") for name in ("customer_id", "subject", "body")},
-        "category": known.get("category") or (GENERAL if ticket.status_of(_SORTING) == "failed" else None),
+        "category": known.get("category") or (GENERAL if _was_not_sorted(ticket) else None),
         **{name: known.get(name) for name in ("priority", "sentiment", "articles")},
         "decision": known.get("outcome"),
         "reason": known.get("reason"),
@@ -59,9 +59,13 @@ def history_of(ticket: Execution) -> list[dict[str, Any]]:
     at = end_of(ticket.trail[-1]) if ticket.trail else ticket.state.get("updated_at", began)
     if status in (RESOLVED, ESCALATED):
         history.append({"status": status, "at": at, "agent": None})
-    elif (stage := _at(ticket)) and ticket.flow:
+    elif (stage := _at(ticket)) and ticket.flow and stage in ticket.flow.stages:
         history.append({"status": status, "at": at, "agent": ticket.flow.stages[stage].agent})
     return history
+
+
+def _was_not_sorted(ticket: Execution) -> bool:
+    return _SORTING in ticket.stages() and ticket.status_of(_SORTING) == "failed"
 
 
 def _at(ticket: Execution) -> str | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from graph.routing import Routes
@@ -16,6 +16,8 @@ NOT_SAID = "unknown"
 """What is recorded as account or eci of a call whose caller never said."""
 NO_ANSWER: Any = object()
 """Stands for the answer of a message that brings none: null may be an answer."""
+NO_STAGE = "-"
+"""Stands for the stage whose question a message answers, if it answers none: no stage can be called so."""
 _REMEMBERED = (
     *("account_id", "eci", "intent", "language", "metadata", "parts", "caller_message_id", "key"),
     *("run", "context", "further_intents", "answer_for"),
@@ -97,11 +99,25 @@ class TurnRequest:
 
 
 def said_again(call_identify_id: str, opened: OpenedTurn) -> TurnRequest:
-    """Return the message of a turn whose process died, to go on with it; an answer only if it was not taken yet."""
+    """Return the message of a turn whose process died, to go on with it. Once something of it is committed it answers
+    no question: it has, or what is asked now was asked after it."""
     said = {name: value for name, value in opened.said.items() if name in _REMEMBERED}
     answer = NO_ANSWER if opened.committed else opened.said.get("answer", NO_ANSWER)
     known = {"account_id": None, "eci": None, "input_message": opened.said.get("input_message", "")}
-    return TurnRequest(call_identify_id, **{**known, **said}, answer=answer)
+    answers = {"answer_for": NO_STAGE} if opened.committed else {}
+    return TurnRequest(call_identify_id, **{**known, **said, **answers}, answer=answer)
+
+
+def goes_on(request: TurnRequest, turn: OpenTurn) -> bool:
+    """Tell whether the process died that was to answer this very message, so that it goes on with its turn."""
+    return bool(turn.died and request.key and turn.died.said.get("key") == request.key)
+
+
+def rest_of(request: TurnRequest, turn: OpenTurn) -> TurnRequest:
+    """Return what of a message its turn has still to do: it answers a question once, as in `said_again`."""
+    if turn.died is not None and turn.died.committed and goes_on(request, turn):
+        return replace(request, answer=NO_ANSWER, answer_for=NO_STAGE)
+    return request
 
 
 @dataclass(frozen=True, slots=True)

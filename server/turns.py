@@ -9,6 +9,7 @@ commit  the saver's one `aput` (`core`), or `finish` for a saver that cannot com
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -27,7 +28,7 @@ from server.deciding import Decider, run_of
 from server.flows import Flows, Version
 from server.leases import give_back, held, once_free
 from server.problems import document_of
-from server.turn import Begun, Started, Taken, TurnHook, TurnRequest, said_again, taken_before
+from server.turn import Begun, Started, Taken, TurnHook, TurnRequest, rest_of, said_again, taken_before
 from server.underway import Audience, Underway
 
 MOST_RESUMED = 5
@@ -48,6 +49,7 @@ class Turns:
         tenant: whose calls these are.
         turn_timeout: seconds a turn may take where its flow does not say, waiting for a busy call included.
         busy_wait: seconds to wait for a call that is busy with another turn.
+        execution_ttl: seconds a call is kept after its last turn if its flow goes by itself; None as any other call.
         hooks: who is told of turns.
     """
 
@@ -60,6 +62,7 @@ class Turns:
         tenant: str,
         turn_timeout: float,
         busy_wait: float,
+        execution_ttl: int | None = None,
         hooks: Sequence[TurnHook] = (),
     ) -> None:
         self._flows = flows
@@ -68,6 +71,7 @@ class Turns:
         self._tenant = tenant
         self._turn_timeout = turn_timeout
         self._busy_wait = busy_wait
+        self._execution_ttl = execution_ttl
         self._audience = Audience(events, hooks)
         self._open: dict[str, Underway] = {}
         self._started: set[asyncio.Task[Taken]] = set()
@@ -139,6 +143,9 @@ class Turns:
             StoreError: if the store failed.
         """
         opened = record.opened
+        if opened and opened.committed and not record.version:
+            await self._settle(call_identify_id, opened)
+            return None
         version = await self._flows.version_of({}, record.version) if opened else None
         if opened is None or version is None or version.flow.waits_for == "caller":
             return None
@@ -151,6 +158,15 @@ class Turns:
             log.info("run not gone on with", call=call_identify_id, reason=str(refusal))
             return None
         return None if isinstance(begun, Taken) else self._going(begun)
+
+    async def _settle(self, call_identify_id: str, ended: OpenedTurn) -> None:
+        """Give back the lease of a run that had ended, all but that, when its process died: now the call expires."""
+        thread = thread_name(self._tenant, call_identify_id)
+        try:
+            turn = await self._calls.begin(thread, said=ended.said, resumes=True, died=ended.token)
+        except Busy:
+            return
+        await give_back(self._calls, turn)
 
     def _going(self, begun: Underway) -> Started:
         begun.followed = True
@@ -175,9 +191,13 @@ class Turns:
         except BaseException:
             await give_back(self._calls, turn)
             raise
-        if turn.state.get("ended") or run_of(turn, version) != run:
-            await give_back(self._calls, turn)
+        is_there = turn.loaded is not None or turn.died is not None
+        if not is_there or turn.state.get("ended") or run_of(turn, version) != run:
+            is_left = await self._is_gone_on_with(turn)
+            await give_back(self._calls, turn, open_still=is_left, as_it_was=is_left)
             return
+        if turn.died is not None and turn.loaded is None:  # what it was told is part of what there is of it
+            request = replace(said_again(call_identify_id, turn.died), intent=UNKNOWN, run=run)
         turn.wants_trail, turn.version, turn.one_save = bool(turn.push), version.key, version.saves_once
         begun = Underway(turn, request, version, deadline, run, followed=True)
         begun.cancel.set()
@@ -235,15 +255,29 @@ class Turns:
         try:
             version, run = await self._decider.legal(turn, request)
             turn.version, turn.one_save = version.key, version.saves_once
+            if version.flow.waits_for == "nothing" and turn.ttl is None:
+                turn.ttl = self._execution_ttl
             if once_begun is not None:
                 await once_begun(turn, run)
         except BaseException as error:
-            await give_back(self._calls, turn, open_still=died is not None and not isinstance(error, Refused))
+            is_left = not isinstance(error, Refused) if died else await self._is_gone_on_with(turn)
+            await give_back(self._calls, turn, open_still=is_left, as_it_was=is_left)
             raise
         notifies = bool(turn.push)
         turn.wants_trail = wants_trail or notifies
         deadline = now + self._seconds_of(version)
-        return Underway(turn, request, version, deadline, run, followed=notifies or turn.followed)
+        followed = notifies or turn.followed
+        return Underway(turn, rest_of(request, turn), version, deadline, run, followed=followed)
+
+    async def _is_gone_on_with(self, turn: OpenTurn) -> bool:
+        """Tell whether a turn took over from one that another is to go on with if this one does not."""
+        if turn.died is None:
+            return False
+        try:
+            version = await self._flows.version_of(turn.state, turn.died_on)
+        except StoreError:
+            return True
+        return version is not None and version.flow.waits_for == "nothing"
 
     def _seconds_of(self, version: Version) -> float:
         """Return how long a turn of the flow may take."""

@@ -4,15 +4,16 @@ A workflow is kept as the text of its flow, with the document it was made from i
 store, so that there is never a workflow without its flow.
 """
 
+import asyncio
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graph.document import read_document
-from graph.loader import FlowError
+from graph.document import LARGEST, TOO_LARGE, read_document
+from graph.loader import FlowError, Problem
 from graph.store.versions import Versions
 from graph.workflows import DEFAULT_AGENTS, Family, Untranslatable, Workflow, slug, translate, written
 from nodes.outcome import now
@@ -78,8 +79,9 @@ class Workflows:
         name = f"wf-{slug(workflow.name, _SLUG)}-{secrets.token_hex(4)}"
         created_at, sent = now(), workflow.model_dump(mode="json", exclude_unset=True)
         try:
-            flow = translate(workflow, name, list(self._families()))
-            text = _text(flow, {"created_at": created_at, "document": sent})
+            made_from = {"created_at": created_at, "document": sent}
+            # A long document takes seconds, in which nobody else is to wait.
+            text = await asyncio.to_thread(_translated, workflow, name, self._agents_said(), made_from)
             # What the client wrote cannot name a variable: `translate` has made `${` of it `$${`.
             version = await self._flows.add(text, f"workflow {workflow.name!r}", fills=True)
         except Untranslatable as error:
@@ -118,19 +120,18 @@ class Workflows:
         if not is_workflow(workflow_id) or not await self._flows.remove(workflow_id):
             raise _not_found(workflow_id)
 
-    def _families(self) -> Iterator[Family]:
-        """Yield the agents that there are, as the files say them: their addresses may hold what nobody is to read."""
-        yield DEFAULT_AGENTS
-        for name in self._flows.names():
-            if text := self._flows.current(name).text:
-                yield read_document(text).value.get("agents", {})
+    def _agents_said(self) -> list[str]:
+        """Return the files that say which agents there are: their addresses may hold what nobody is to read."""
+        return [text for name in self._flows.names() if (text := self._flows.current(name).text)]
 
 
-def _text(flow: Mapping[str, Any], made_from: Mapping[str, Any]) -> str:
-    told = json.dumps(made_from).replace(
-        "\x7f", "\\u007f"
-    )  # ASCII: it may hold no sign that YAML takes for a line end
-    return f"{_ABOVE}{told}\n{written(flow)}"
+def _translated(workflow: Workflow, name: str, files: Sequence[str], made_from: Mapping[str, Any]) -> str:
+    # ASCII: it may hold no sign that YAML takes for a line end
+    told = json.dumps(made_from).replace("\x7f", "\\u007f")
+    if len(told) > LARGEST:
+        raise FlowError([Problem(name, 1, TOO_LARGE)])
+    families: list[Family] = [DEFAULT_AGENTS, *(read_document(text).value.get("agents", {}) for text in files)]
+    return f"{_ABOVE}{told}\n{written(translate(workflow, name, families))}"
 
 
 def _read(name: str, digest: str, text: str) -> KeptWorkflow | None:

@@ -422,3 +422,14 @@ def test_what_is_legal_everywhere_is_answered_where_it_leads_and_only_there(
 
     with pytest.raises(FlowError, match=wrong):
         parse_flow(text.replace(sound, broken), "centre.yaml", {})
+
+
+def test_who_asks_for_a_person_gets_one_while_an_agent_waits(start: StartService) -> None:
+    service = centre(start)
+
+    told = tell(service, "CALL-190", HELLO, CODE, ("I want to speak to a human", None))
+
+    assert [(intent, source, agent) for intent, source, agent, _, _ in told[1:]] == [
+        ("authenticate", "declared", "auth"),
+        ("escalate", "triggers", "handoff"),
+    ]

@@ -1,6 +1,8 @@
 """Workflows and executions belong to no process: any replica makes, executes, tells and cancels them, and what a
 stopped service leaves behind is gone on with."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,33 @@ def test_an_execution_is_kept_for_thirty_days(start: StartService, request: pyte
     assert len(left) >= 3
 
 
+def test_so_is_a_run_that_began_at_another_door(start: StartService, request: pytest.FixtureRequest) -> None:
+    store = settings_of("valkey", request)
+    service = start(**store)
+    service.turn("E", "Is it open on Sundays?", flow="parallel")
+
+    with Redis.from_url(store["redis_url"]) as redis:
+        assert redis.ttl(keys_of(thread_name(store["tenant"], "E"))[0]) > 29 * 86_400
+    assert service.http.get("/executions/E").json()["status"] == "completed"
+
+
+def test_one_is_told_as_before_though_its_workflow_was_removed(
+    start: StartService, background: Background, tmp_path: Path
+) -> None:
+    before = start(data_dir=tmp_path)
+    name = make(before, CONTENT)
+    told = execute(before, name, input_text=GOOD)
+    before.http.delete(f"/workflows/{name}")
+    versions = before.runtime.store.versions
+    kept = background.run(versions.get("default", told["flow_digest"]))
+    assert kept is not None
+    days_old = replace(kept, seen=time.time() - 2 * 86_400)
+    background.run(versions.put("default", [days_old]))
+    before.stop()
+
+    assert start(data_dir=tmp_path).http.get(f"/executions/{told['execution_id']}").json() == told
+
+
 def test_what_a_stopped_service_leaves_behind_is_gone_on_with(
     start: StartService, background: Background, tmp_path: Path
 ) -> None:
@@ -86,3 +115,24 @@ def test_what_a_stopped_service_leaves_behind_is_gone_on_with(
 
     assert told["output_data"] == {"content_sentiment": "positive", "content_summary": "short"}
     assert [message["parts"][0]["text"] for message in agent.heard] == [GOOD] * 3
+
+
+def test_one_whose_process_died_at_once_keeps_what_it_was_given(
+    start: StartService, background: Background, valkey_url: str, request: pytest.FixtureRequest
+) -> None:
+    service = start(**settings_of("valkey", request))
+    tenant, version = service.runtime.settings.tenant, service.runtime.flows.current("ticket")
+    given = {"customer_id": "C-1", "subject": "Late", "body": "Where is it?"}
+    with Redis.from_url(valkey_url) as redis:
+        for call in ("canceled", "sent again"):
+            said = {"input_message": "", "flow": "ticket", "context": given, "account_id": "ACC-9"}
+            thread = thread_name(tenant, call)
+            background.run(service.runtime.store.calls.begin(thread, said=said, version=version.key))
+            redis.hset(keys_of(thread)[0], "lease", 1)
+
+    canceled = service.http.post("/executions/canceled/cancel").json()
+    again = service.http.post("/flows/ticket/runs", json={"id": "sent again"}).json()
+
+    assert (canceled["status"], canceled["input_data"]) == ("canceled", given)
+    assert (again["status"], again["input_data"]) == ("completed", given)
+    assert service.http.get("/session/canceled").json()["account_id"] == "ACC-9"

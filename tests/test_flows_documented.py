@@ -34,7 +34,7 @@ KEPT: dict[str, set[str]] = {
     "review": {"mood", "topics"},
     "reviews": {"moods", "unread"},
     "figures": {"facts", "comment"},
-    "refund_approval": {"approved"},
+    "refund_approval": {"approved", "letter"},
     "triage": {"urgency", "text"},
     "quarter": {"series", "stats", "direction", "summary", "report"},
     "sturdy": {"mood"},

@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from graph.loader import FlowError
+from server.app import create_app
 from tests.a2a_client import Client, state_of
+from tests.background import Background
 from tests.conftest import StartService
 from tests.test_flow_versions import DESK, LONGER, file, listed, stage_after  # noqa: F401  (a fixture)
 
@@ -65,6 +67,18 @@ def test_a_flow_that_appears_has_every_door_and_one_that_goes_has_none(start: St
     assert service.http.get("/session/C").json()["flow"] == "new"
     assert service.http.get("/a2a/desk/.well-known/agent-card.json").status_code == 404
     assert service.turn("D", "hello", flow="desk").status_code == 404
+
+
+def test_a_file_whose_name_is_no_text_is_refused(start: StartService, tmp_path: Path) -> None:
+    service = start(checkpointer="memory", flows=(str(tmp_path),))
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")).write_text(DESK)
+
+    refused = service.http.post("/flows/reload")
+
+    assert (refused.status_code, refused.json()["changed"]) == (422, {})
+    assert [error["message"] for error in refused.json()["errors"]] == ["the file's name is not UTF-8; rename it"]
+    with pytest.raises(FlowError, match="not UTF-8"):
+        start(checkpointer="memory", flows=(str(tmp_path),))
 
 
 def test_the_default_flows_card_is_that_of_its_current_version(start: StartService, file: Path) -> None:  # noqa: F811
@@ -136,6 +150,29 @@ def test_a_service_that_others_reach_wants_a_token_to_be_set(start: StartService
 
     assert (refused.status_code, refused.json()["type"]) == (401, "not-admin")
     assert "set FLOWS_ADMIN_TOKEN" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("header", ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"])
+def test_who_comes_through_a_proxy_is_not_on_this_machine(start: StartService, header: str) -> None:
+    refused = start(checkpointer="memory").http.post("/flows/reload", headers={header: "for=127.0.0.1"})
+
+    assert (refused.status_code, refused.json()["type"]) == (401, "not-admin")
+
+
+@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("[::1]", 200), ("192.0.2.7", 401)])
+def test_the_address_counts_at_which_a_process_manager_serves(
+    start: StartService, background: Background, address: str, status: int
+) -> None:
+    service = start(checkpointer="memory")
+
+    async def reload_at() -> int:
+        app = create_app(service.runtime.settings, service.runtime)
+        app.state.runtime = service.runtime
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{address}:8000") as http:
+            return (await http.post("/flows/reload")).status_code
+
+    assert background.run(reload_at()) == status
 
 
 def test_only_who_has_the_token_administers(start: StartService) -> None:

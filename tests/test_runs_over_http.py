@@ -187,10 +187,34 @@ def test_steps_that_ask_several_at_once_tell_of_each(start: StartService, tmp_pa
 def test_an_answer_lets_it_go_on_in_the_background(service: Service) -> None:
     run(service, "approval", input={"words": "I was charged twice"}, id="RUN-1")
 
-    answer = service.http.post("/executions/RUN-1/answer", json={"answer": {"right": False}})
+    answer = service.http.post("/executions/RUN-1/answer", json={"answer": {"right": False}, "wait": False})
 
     assert answer.status_code == 202
     assert answer.json()["status"] in ("running", "completed")
+
+
+def test_a_run_that_is_sent_again_answers_no_question(service: Service) -> None:
+    sent: dict[str, Any] = {"input": {"words": "I was charged twice"}, "id": "RUN-1", "message": "yes"}
+    first = run(service, "approval", **sent)
+
+    again = run(service, "approval", **sent)
+    streamed = service.http.post("/flows/approval/runs/stream", json=sent)
+
+    assert (first["status"], again) == ("waiting", first)
+    assert (streamed.status_code, streamed.json()["type"]) == (409, "not-waiting")
+
+
+def test_inputs_that_the_flow_does_not_read_are_refused(service: Service) -> None:
+    answer = service.http.post("/flows/approval/runs", json={"input": {"words": "x", "wrods": 1}})
+    keys = service.http.post("/flows/approval/runs", json={"input": {"words": "x"}, "wiat": False})
+    begun = service.turn("CALL-9", "Hello", flow="approval")
+
+    assert (answer.status_code, answer.json()["errors"]) == (
+        422,
+        [{"field": "input.wrods", "message": "the flow reads no such input; it reads words"}],
+    )
+    assert (keys.status_code, keys.json()["errors"][0]["field"]) == (422, "wiat")
+    assert (begun.status_code, begun.json()["type"], begun.json()["missing"]) == (422, "input-missing", ["words"])
 
 
 def test_an_execution_that_waits_is_canceled(service: Service) -> None:

@@ -29,6 +29,29 @@ def service(start: StartService) -> Service:
     return start(checkpointer="memory")
 
 
+MINE = """
+flow: ticket
+inputs: [subject]
+agents: {one: {url: "${ONE_URL}"}}
+stages:
+  first: {agent: one, needs: []}
+  then: {agent: one, needs: [first]}
+"""
+
+
+def test_a_ticket_flow_of_ones_own(start: StartService, background: Background, tmp_path: Path) -> None:
+    (tmp_path / "ticket.yaml").write_text(MINE)
+    with moody_agent(background, {}, HOLD) as agent:
+        service = start({"ONE_URL": agent.url}, flows=(str(tmp_path / "ticket.yaml"),), checkpointer="memory")
+        sent = service.http.post("/api/tickets", params={"wait": False}, json={**TWICE, "ticket_id": "T"})
+        agent.until_heard(2)
+
+        told = service.http.get("/api/tickets/T").json()
+
+    assert (sent.status_code, sent.json()["subject"]) == (202, TWICE["subject"])
+    assert (told["category"], told["history"][0]["status"]) == (None, "NEW")
+
+
 def send(service: Service, ticket: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Send a ticket and return what became of it."""
     answer = service.http.post("/api/tickets", json={**ticket, **more})

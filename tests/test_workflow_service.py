@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from graph.document import TOO_LARGE
 from tests.background import Background
 from tests.conftest import Service, StartService
 from tests.moody import HOLD, moody_agent
@@ -48,6 +49,36 @@ def once(service: Service, execution: str, status: str) -> dict[str, Any]:
 
 def standing(execution: dict[str, Any]) -> dict[str, str]:
     return {one["name"]: one["status"] for one in execution["steps"]}
+
+
+MINE = """
+flow: mine
+agents: {special: {url: "${SPECIAL_URL}", type: special}}
+stages: {work: {agent: special}}
+"""
+
+
+def test_a_document_that_is_too_long_is_refused(service: Service) -> None:
+    mapping = {f"field{number}": f"name{number}" for number in range(200)}
+    long = workflow(*(step(f"s{number}", input_mapping=mapping) for number in range(100)))
+
+    answer = service.http.post("/workflows/", json=long)
+
+    assert (answer.status_code, answer.json()["errors"]) == (422, [{"field": "steps", "message": TOO_LARGE}])
+
+
+def test_a_workflow_whose_agent_is_gone_hides_no_other_flow(start: StartService, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(MINE)
+    store = {"data_dir": tmp_path / "data"}
+    before = start({"SPECIAL_URL": "http://special:1"}, flows=(str(tmp_path / "mine.yaml"),), **store)
+    made = make(before, {"name": "W", "steps": [{"name": "a", "agent_type": "special"}]})
+    before.stop()
+
+    after = start(**store).http.get("/flows")
+
+    assert after.status_code == 200
+    names = [one["flow"] for one in after.json()["flows"]]
+    assert ("call" in names, made in names) == (True, False)
 
 
 def test_the_seeds_content_analysis(start: StartService, store: dict[str, Any]) -> None:
@@ -142,6 +173,7 @@ def test_workflows_are_made_listed_and_removed(service: Service) -> None:
         "description": "Both.",
         "version": 3,
     }
+    assert made.pop("inputs") == ["input_text"]
     assert made["workflow_id"].startswith("wf-content-analysis-workflow-")
     assert listed["total"] == 2
     assert {one["workflow_id"] for one in listed["workflows"]} == {made["workflow_id"], other}
@@ -227,7 +259,7 @@ def test_an_agent_that_is_down_is_asked_again_and_then_the_execution_fails(
 
     assert len(agent.heard) == 3
     assert told["status"] == "failed"
-    assert standing(told) == {"sentiment_analysis": "failed", "text_summary": "pending"}
+    assert standing(told) == {"sentiment_analysis": "failed", "text_summary": "skipped"}
     assert (told["error"]["step"], told["error"]["agent"]) == ("sentiment_analysis", "text_processor")
     assert [line["level"] for line in logs] == ["info", "warning", "warning", "error", "error"]
 

@@ -30,7 +30,7 @@ from graph.flow import Flow
 from graph.store.calls import OpenedTurn, OpenTurn
 from nodes.outcome import now
 from server.a2a.errors import translated, translating
-from server.a2a.incoming import read_message
+from server.a2a.incoming import given_inputs, read_message
 from server.a2a.push import CallPushConfigs, version_of
 from server.a2a.push_guard import PushGuard
 from server.a2a.runs import Run, as_task, bare_message, read_task_id, status_of, task_id
@@ -206,7 +206,7 @@ class FlowHandler(DefaultRequestHandlerV2):
             run=run.number if run else None,
             idempotency_key=_idempotency_key(context) if run is None and not message.context_id else None,
         )
-        return replace(request, flow=self._flow.flow)
+        return replace(request, flow=self._flow.flow, context=given_inputs(request, self._flow))
 
     async def _once_begun(
         self, params: pb.SendMessageRequest, context: ServerCallContext, request: TurnRequest

@@ -11,6 +11,7 @@ from a2a.utils.errors import InvalidParamsError
 from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from graph.flow import Flow
 from nodes.ports import Part
 from server.a2a.wording import plain, plain_parts
 from server.identifiers import MESSAGE_LENGTH, Id, Intent
@@ -84,6 +85,17 @@ def read_message(
         run=run,
         begins=begins,
     )
+
+
+def given_inputs(request: TurnRequest, flow: Flow) -> dict[str, Any]:
+    """Return the flow's inputs that a message brings: fields of its data parts, or of `input` in its metadata; where
+    the flow has one input and the message is only text, the text is it."""
+    named = request.metadata.get("input")
+    said = [part["data"] for part in request.parts if isinstance(part.get("data"), dict)]
+    given = {name: value for one in (*said, named if isinstance(named, dict) else {}) for name, value in one.items()}
+    if not given and len(flow.inputs) == 1 and request.input_message:
+        return {flow.inputs[0]: request.input_message}
+    return {name: given[name] for name in flow.inputs if name in given}
 
 
 def _check(message: pb.Message) -> None:

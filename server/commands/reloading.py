@@ -28,7 +28,8 @@ def reload_flows(url: str) -> bool:
             answer = client.post("/flows/reload", headers=headers)
         told = document_of(answer)
     except httpx.HTTPError as error:
-        raise NoService(f"no service answers at {url} ({error or type(error).__name__})") from error
+        why = str(error) or type(error).__name__
+        raise NoService(f"no service answers at {url} ({why}); name it with --url") from error
     if "changed" not in told:
         raise NoService(f"the service at {url} did not reload: {told.get('detail', answer.reason_phrase)}")
     _print(told)

@@ -45,6 +45,7 @@ _EXECUTION: dict[str, JsonValue] = {
     ],
     "input_data": {"input_text": "This is dreadful."},
     "output_data": {"content_sentiment": "negative"},
+    "response": {"data": [{"sentiment": "negative", "score": -1.0}]},
     "question": None,
     "error": None,
     "created_at": "2026-02-28T10:00:00.000Z",
@@ -88,6 +89,7 @@ class RunRequest(BaseModel):
             "examples": [{"input": {"customer_id": "C-1", "subject": "Hello", "body": "Is it open?"}}]
         },
         strict=True,
+        extra="forbid",
     )
 
     id: Id | None = Field(
@@ -106,11 +108,11 @@ class RunRequest(BaseModel):
 class AnswerRequest(BaseModel):
     """A person's answer."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"answer": True}]}, strict=True)
+    model_config = ConfigDict(json_schema_extra={"examples": [{"answer": True}]}, strict=True, extra="forbid")
 
     answer: Json = Field(description="Any JSON that fits the question's schema.")
     step: str | None = Field(default=None, description="Whose question it answers, if several wait.")
-    wait: bool = Field(default=False, description="Whether to answer when it has ended, or waits again.")
+    wait: bool = Field(default=True, description="Whether to answer when it has ended, or waits again; else at once.")
 
 
 class TicketRequest(BaseModel):
@@ -139,6 +141,7 @@ class WorkflowAnswer(BaseModel):
     digest: str = Field(description="The content hash of the flow it became.")
     created_at: str
     steps: list[dict[str, Any]]
+    inputs: list[str] = Field(default=[], description="What an execution begins with; told when it is made.")
 
 
 class WorkflowList(BaseModel):
@@ -175,6 +178,7 @@ class ExecutionAnswer(BaseModel):
     steps: list[StepAnswer]
     input_data: dict[str, Any]
     output_data: dict[str, Any] = Field(description="What its steps kept, by name.")
+    response: dict[str, Any] | None = Field(description="What the last step came to; null while it runs.")
     question: dict[str, Any] | None = Field(
         description="`step`, `question` and `schema`, while it waits for a person."
     )

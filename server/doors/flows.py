@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from graph.flow import Flow
 from server.doors.admin import may_administer, must_administer
 from server.flows import Change, Flows, Version
-from server.problems import Row, respond, responses
+from server.problems import FlowNotFound, Row, respond, responses
 from server.runtime import Runtime
 
 router = APIRouter(prefix="/flows", tags=["flows"])
@@ -95,8 +96,10 @@ async def list_flows(request: Request) -> Response:
     """Return every flow with its versions, and how many calls are on each: all of them are looked at for that."""
     flows = _flows(request)
     counted = await flows.calls_on()
-    made = [name for name in await flows.made() if name not in flows.names()]
-    served = [await flows.find(name) for name in [*flows.names(), *made]]
+    served = [flows.current(name) for name in flows.names()]
+    for name in await flows.made():
+        with suppress(FlowNotFound):  # removed meanwhile, or it checks no more with what the environment holds
+            served += [] if name in flows.names() else [await flows.find(name)]
     return _json({"flows": [await _shown(flows, version, counted) for version in served]})
 
 

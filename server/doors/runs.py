@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
+from graph.store.calls import OpenTurn
 from graph.workflows import outer_name
 from server.doors.events import of_turn
 from server.doors.execution_documents import ExecutionAnswer, RunRequest, body_of
@@ -14,9 +15,9 @@ from server.doors.stream import sse
 from server.executing import Executions, known_inputs, new_id
 from server.executions import document
 from server.flows import Version
-from server.problems import BadInput, responses
+from server.problems import BadInput, NotWaiting, responses
 from server.runtime import Runtime
-from server.turn import TurnRequest
+from server.turn import Begun, TurnRequest
 from server.workflows import is_workflow
 
 router = APIRouter(prefix="/flows/{flow}/runs", tags=["flows"])
@@ -42,8 +43,12 @@ async def run(flow: FlowName, request: Request) -> Response:
     """
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, RunRequest, runtime.settings.max_body_bytes)
-    turn = await _turn(runtime, flow, sent, request)
-    found = await Executions(runtime).run(turn, wait=sent.wait)
+    executions, version = Executions(runtime), await runtime.flows.find(flow)
+    turn = await _turn(runtime, version, sent, request)
+    try:
+        found = await executions.run(turn, wait=sent.wait, once_begun=_unless_asking(turn, version))
+    except _AsksSomebody:
+        found = await executions.find(turn.call_identify_id)
     return answered(document(found), 200 if sent.wait else 202)
 
 
@@ -62,15 +67,39 @@ async def stream(flow: FlowName, request: Request) -> Response:
     which says what its last step came to, or `error`, a problem document. The run goes on if the client leaves."""
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, RunRequest, runtime.settings.max_body_bytes)
-    started = await Executions(runtime).begin(await _turn(runtime, flow, sent, request))
+    version = await runtime.flows.find(flow)
+    turn = await _turn(runtime, version, sent, request)
+    try:
+        started = await Executions(runtime).begin(turn, _unless_asking(turn, version))
+    except _AsksSomebody as asks:
+        raise NotWaiting(str(asks)) from asks
     answer = sse(of_turn(runtime.store.events, started), grace=runtime.settings.turn_timeout_seconds)
     answer.headers["execution-id"] = started.request.call_identify_id.encode().decode("latin-1")
     return answer
 
 
-async def _turn(runtime: Runtime, flow: str, sent: RunRequest, request: Request) -> TurnRequest:
-    """Return the turn that a run is asked for as; raises `FlowNotFound`, or `BadInput` for what is missing."""
-    version = await runtime.flows.find(flow)
+class _AsksSomebody(Exception):
+    """The run waits for an answer, which a run that is sent again is not."""
+
+
+def _unless_asking(sent: TurnRequest, version: Version) -> Begun | None:
+    """Return what keeps a run that is sent again from answering the question that it waits with: only what a flow's
+    caller says goes on with it."""
+    if version.flow.waits_for == "caller":
+        return None
+    name = sent.call_identify_id
+
+    async def look(turn: OpenTurn, _: int) -> None:
+        tasks = turn.state.get("remote_tasks", {}).values()
+        if turn.state.get("asked") or any("task_id" in task and not task.get("works") for task in tasks):
+            raise _AsksSomebody(f"run {name!r} waits for an answer; send it to /executions/{name}/answer")
+
+    return look
+
+
+async def _turn(runtime: Runtime, version: Version, sent: RunRequest, request: Request) -> TurnRequest:
+    """Return the turn that a run is asked for as; raises `BadInput` for what is missing."""
+    flow = version.flow.flow
     calls = version.flow.waits_for == "caller"
     if calls and not sent.message.strip():
         raise BadInput([{"field": "message", "message": f"it is missing; flow {flow!r} answers what a caller says"}])
@@ -92,7 +121,12 @@ async def _turn(runtime: Runtime, flow: str, sent: RunRequest, request: Request)
 
 async def _inputs(runtime: Runtime, version: Version, sent: RunRequest, name: str) -> dict[str, object]:
     """Return what the run begins with; one that has begun goes on with what it knows."""
-    if sent.id and not sent.input and await runtime.store.calls.read(Executions(runtime).thread(name)):
-        return {}
+    record = await runtime.store.calls.read(Executions(runtime).thread(name)) if sent.id and not sent.input else None
+    if record is not None:
+        began = record.opened.said if record.opened and not record.state else {}  # its process died at once
+        return dict(began.get("context", {}))
     names = {one: outer_name(one) if is_workflow(version.flow.flow) else one for one in version.flow.inputs}
+    if unknown := sorted(sent.input.keys() - names.values()):
+        message = f"the flow reads no such input; it reads {', '.join(names.values()) or 'none'}"
+        raise BadInput([{"field": f"input.{one}", "message": message} for one in unknown])
     return known_inputs(version.flow, sent.input, names, "input")

@@ -47,7 +47,9 @@ async def make(request: Request) -> Response:
     """
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, Workflow, runtime.settings.max_body_bytes)
-    return answered((await _workflows(runtime).make(sent)).told(), 201)
+    made = await _workflows(runtime).make(sent)
+    version = await runtime.flows.find(made.id)
+    return answered({**made.told(), "inputs": [outer_name(name) for name in version.flow.inputs]}, 201)
 
 
 @router.get("", include_in_schema=False)
