@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from nodes.canceling import Canceled
+from nodes.channels import kept, united, whole
 from nodes.conditions import ExpressionFailed
 from nodes.jobs import Job
 from nodes.moving import Move, failed_by, kept_of, moved
@@ -20,7 +21,7 @@ from nodes.ports import AgentRequest
 from nodes.requested import requests_after
 from nodes.runs import begins_run
 from nodes.spec import FINISH, FlowFacts, Place
-from nodes.state import CARRIED, CallState, Done, Ended, Step, Summary, kept, united, whole
+from nodes.state import CARRIED, CallState, Done, Ended, Step, Summary
 from nodes.steps import response_text, step_of
 from nodes.talks import talks_after
 
