@@ -15,7 +15,7 @@ from typing import Any
 from graph.document import LARGEST, TOO_LARGE, read_document
 from graph.loader import FlowError, Problem
 from graph.store.versions import Versions
-from graph.workflows import DEFAULT_AGENTS, Family, Untranslatable, Workflow, slug, translate, written
+from graph.workflows import DEFAULT_AGENTS, Family, Untranslatable, Workflow, slug, translate, writers_in, written
 from nodes.outcome import now
 from server.flows import Flows, Version
 from server.problems import BadInput, FlowNotFound, WorkflowNotFound
@@ -130,8 +130,10 @@ def _translated(workflow: Workflow, name: str, files: Sequence[str], made_from: 
     told = json.dumps(made_from).replace("\x7f", "\\u007f")
     if len(told) > LARGEST:
         raise FlowError([Problem(name, 1, TOO_LARGE)])
-    families: list[Family] = [DEFAULT_AGENTS, *(read_document(text).value.get("agents", {}) for text in files)]
-    return f"{_ABOVE}{told}\n{written(translate(workflow, name, families))}"
+    flows = [read_document(text).value for text in files]
+    families: list[Family] = [DEFAULT_AGENTS, *(flow.get("agents", {}) for flow in flows)]
+    writers = {address for flow in flows for address in writers_in(flow)}
+    return f"{_ABOVE}{told}\n{written(translate(workflow, name, families, writers))}"
 
 
 def _read(name: str, digest: str, text: str) -> KeptWorkflow | None:

@@ -12,9 +12,10 @@ from langgraph.types import Command
 
 from graph import CallGraph, build_graph, load_flow
 from graph.draw import mermaid, png
-from graph.flow import Flow
-from graph.loader import parse_flow
+from graph.flow import Flow, Gate
+from graph.loader import FlowError, parse_flow
 from nodes.models import OpenAIModel
+from nodes.spec import Agent, Ask, Branch, Llm, Map, Repeat, Stage, Way
 from tests.openai_server import model_server, says
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +48,24 @@ def test_every_flow_that_is_shown_says_how_it_is_tested() -> None:
     assert {name for name, how, _ in SHOWN if how.startswith("runs")} == set(KEPT)
 
 
-@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, _, block in SHOWN])
+def test_every_key_of_the_language_is_shown() -> None:
+    shown = "\n".join(block for _, _, block in SHOWN)
+    models = (Flow, Gate, Agent, Stage, Way, Repeat, Branch, Map, Llm, Ask)
+    keys = {field.alias or name for model in models for name, field in model.model_fields.items()}
+
+    assert {key for key in keys if not re.search(rf"\b{key}:", shown)} == set()
+
+
+def test_a_flow_that_is_shown_as_refused_is() -> None:
+    ((block, told),) = re.findall(r"<!-- refused -->\n```yaml\n(.*?)```\n\n```text\n(.*?)```", DOCS, re.DOTALL)
+
+    with pytest.raises(FlowError) as refused:
+        parse_flow(block, "orders.yaml", {})
+
+    assert f"{refused.value}\n" == told
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, how, block in SHOWN if how != "refused"])
 def test_a_flow_that_is_shown_checks(block: str) -> None:
     flow = parse_flow(block, "docs/flows.md", {})
 

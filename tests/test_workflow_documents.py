@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from graph.loader import parse_flow
-from graph.workflows import DEFAULT_AGENTS, Untranslatable, Workflow, outer_name, slug, translate, written
+from graph.workflows import DEFAULT_AGENTS, Untranslatable, Workflow, outer_name, slug, translate, writers_in, written
 from graph.workflows.names import NoName, stage_name, variable_name
 from nodes.conditions import holds
 from tests.workflow_stories import CONTENT, DATA, step, workflow
@@ -358,3 +358,24 @@ def test_a_thousand_steps_are_translated_quickly_and_a_thousand_mistakes_told_br
 )
 def test_a_short_name_for_a_workflow(name: str, short: str) -> None:
     assert slug(name, 20) == short
+
+
+def test_an_agent_that_writes_in_a_flow_writes_in_a_workflow() -> None:
+    call: dict[str, Any] = {
+        "agents": {"bank": {"url": "http://bank:1"}, "clerk": {"url": "http://clerk:1"}},
+        "stages": {"ask": {"agent": "clerk"}, "pay": {"intents": {"go": "bank"}, "effect": "write"}},
+    }
+    steps = [
+        {"name": "look", "agent_type": "clerk"},
+        {"name": "pay", "agent_type": "bank"},
+        {"name": "balance", "agent_type": "bank", "effect": "read"},
+    ]
+    document = Workflow.model_validate({"name": "Pay", "steps": steps})
+
+    told = translate(document, "pay", [call["agents"]], writers_in(call))
+
+    assert {name: stage.get("effect") for name, stage in told["stages"].items()} == {
+        "look": None,
+        "pay": "write",
+        "balance": None,
+    }

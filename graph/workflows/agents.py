@@ -24,6 +24,16 @@ DEFAULT_AGENTS: Family = {
 """The agents that workflows may ask for although no flow has them."""
 
 
+def writers_in(flow: Mapping[str, Any]) -> set[str]:
+    """Return the addresses of the agents that a flow's file asks to write, as it says them."""
+    writing = [stage for stage in flow.get("stages", {}).values() if stage.get("effect") == "write"]
+    names: set[str] = set()
+    for stage in writing:
+        names |= {*stage.get("intents", {}).values(), stage.get("agent"), stage.get("map", {}).get("agent")}
+        names |= {branch.get("agent") for branch in stage.get("parallel", {}).values()}
+    return {agent["url"] for name, agent in flow.get("agents", {}).items() if name in names}
+
+
 class NoSuchAgent(LookupError):
     """Nobody is of that type, nor has that name."""
 

@@ -76,6 +76,10 @@ class WorkflowStep(BaseModel):
     )
     timeout: Seconds | None = Field(default=None, description="How long one attempt may take: seconds, or `15s`.")
     retry: int | Retry | None = Field(default=None, description="How often it is tried again if it fails.")
+    effect: Literal["read", "write"] | None = Field(
+        default=None,
+        description="`write` if the agent moves money or changes records; left out, what flows say of it.",
+    )
     on_error: Literal["fail", "continue"] = Field(
         default="fail", description="Whether a step that fails ends the execution, or it goes on without."
     )

@@ -7,7 +7,7 @@ condition    when, in CEL                                retry           the age
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain, islice
 from typing import Any
 
@@ -42,13 +42,16 @@ class Untranslatable(ValueError):
         self.found = list(found)
 
 
-def translate(workflow: Workflow, flow: str, families: Sequence[Family]) -> dict[str, Any]:
+def translate(
+    workflow: Workflow, flow: str, families: Sequence[Family], writers: Set[str] = frozenset()
+) -> dict[str, Any]:
     """Return the flow that a workflow is, as its YAML file would say it; only agents bring `${…}` to be filled in.
 
     Args:
         workflow: the document.
         flow: the flow's name.
         families: the agents that there are, those that count most first.
+        writers: the addresses of those that write in other flows: they do in this one, unless a step says otherwise.
 
     Raises:
         Untranslatable: with everything found wrong.
@@ -58,7 +61,7 @@ def translate(workflow: Workflow, flow: str, families: Sequence[Family]) -> dict
     if found := list(islice(wrong, MOST_FOUND)):
         raise Untranslatable(found)
     order = _order(workflow, words)
-    stages = {words.stages[step.name]: _stage(step, words, order, staff) for step in workflow.steps}
+    stages = {words.stages[step.name]: _stage(step, words, order, staff, writers) for step in workflow.steps}
     about = f"{workflow.name}: {workflow.description}" if workflow.description else workflow.name
     return {
         "flow": flow,
@@ -77,10 +80,13 @@ def written(flow: Mapping[str, Any]) -> str:
     return yaml.safe_dump(flow, sort_keys=False, width=1000)
 
 
-def _stage(step: WorkflowStep, words: Vocabulary, order: Order, staff: Staff) -> dict[str, Any]:
+def _stage(step: WorkflowStep, words: Vocabulary, order: Order, staff: Staff, writers: Set[str]) -> dict[str, Any]:
+    agent = staff.hire(step.agent_type, step.attempts)
+    effect = step.effect or ("write" if staff.hired[agent]["url"] in writers else "read")
     stage: dict[str, Any] = {
         "about": step.description,
-        "agent": staff.hire(step.agent_type, step.attempts),
+        "agent": agent,
+        "effect": effect if effect == "write" else None,
         "needs": [words.stages[needed] for needed in order.needs[step.name]],
         "when": words.condition_of(step),
         "input": {
