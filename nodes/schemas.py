@@ -4,14 +4,13 @@ Nothing is fetched for a `$ref`, and patterns take linear time, or the answer to
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import cel
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.exceptions import SchemaError, best_match
-from jsonschema.validators import extend
-from referencing import Registry
-from referencing.exceptions import Unresolvable
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 _LONGEST_PATTERN = 200
 _MATCHES = cel.compile("text.matches(pattern)")
@@ -19,6 +18,9 @@ _MATCHES = cel.compile("text.matches(pattern)")
 
 def wrong_with(schema: Mapping[str, Any]) -> str | None:
     """Tell what is wrong with a schema; None if it is sound."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
@@ -30,8 +32,12 @@ def wrong_with(schema: Mapping[str, Any]) -> str | None:
 
 def misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
     """Tell in what a value does not fit a schema; None if it fits."""
+    from jsonschema.exceptions import best_match
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
     try:
-        error = best_match(_Validator(schema, registry=Registry()).iter_errors(value))
+        error = best_match(_validator()(schema, registry=Registry()).iter_errors(value))
     except Unresolvable as unresolvable:
         return f"the schema's $ref {getattr(unresolvable, 'ref', '')!r} leads nowhere"
     except RecursionError:
@@ -72,12 +78,14 @@ def _found(pattern: str, text: str) -> bool:
     return bool(_MATCHES.execute({"text": text, "pattern": pattern}))
 
 
-def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator["ValidationError"]:
     if validator.is_type(value, "string") and not _found(pattern, value):
+        from jsonschema import ValidationError
+
         yield ValidationError(f"{value[:100]!r} does not match {pattern!r}")
 
 
-def _pattern_properties(validator: Any, patterns: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+def _pattern_properties(validator: Any, patterns: Any, value: Any, schema: Any) -> Iterator["ValidationError"]:
     if not validator.is_type(value, "object"):
         return
     for pattern, wanted in patterns.items():
@@ -86,4 +94,11 @@ def _pattern_properties(validator: Any, patterns: Any, value: Any, schema: Any) 
                 yield from validator.descend(one, wanted, path=name, schema_path=pattern)
 
 
-_Validator = extend(Draft202012Validator, {"pattern": _pattern, "patternProperties": _pattern_properties})
+@cache
+def _validator() -> Any:
+    """Return what checks values. The library is imported only where a flow has a schema: `flows check` is to answer
+    at once."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    return extend(Draft202012Validator, {"pattern": _pattern, "patternProperties": _pattern_properties})
