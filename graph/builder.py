@@ -137,7 +137,7 @@ def _add_stage(graph: _Builder, facts: FlowFacts, place: Place, world: World, wa
 
 def _node_of(facts: FlowFacts, place: Place, world: World) -> Node:
     if place.stage.branches:
-        return BranchesNode(facts, place)
+        return BranchesNode(facts, place, world)
     if place.stage.ask:
         return AskNode(facts, place, place.stage.ask, world)
     return StageNode(facts, place, world)

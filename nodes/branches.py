@@ -14,7 +14,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Send
 
 from nodes.asking import World, asked
-from nodes.canceling import Canceled
+from nodes.canceling import Canceled, cancel_all, open_tasks
 from nodes.conditions import ExpressionFailed, names_in, value_of
 from nodes.jobs import ALL, Job, at_branch, branch_job, item_job
 from nodes.learning import begun, carried, learn, learn_branch, opened
@@ -50,23 +50,29 @@ class BranchesFailed(AgentError):
 class BranchesNode:
     """The node of a stage that asks several at once: visited first to send them out, then to join them."""
 
-    def __init__(self, facts: FlowFacts, place: Place) -> None:
+    def __init__(self, facts: FlowFacts, place: Place, world: World) -> None:
         self._facts = facts
         self._place = place
+        self._world = world
+        self._job = Job(place, place.name, ALL, output=place.stage.output, order=(place.order,), alone=not facts.dag)
 
     async def __call__(self, state: CallState, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         """Send out the branches that have no answer yet, or return what the call learned from all of them."""
         state = opened(self._facts, at_its_run(state, self._facts.restarts))
+        context = runtime.context or TurnContext()
         try:
             names = branches_of(self._facts, self._place, state)
         except ExpressionFailed as failure:
-            return self._learned(state, runtime, Outcome(None, CannotGoOn(ALL, str(failure)), now(), 0.0), [])
+            return self._learned(state, context, Outcome(None, CannotGoOn(ALL, str(failure)), now(), 0.0), [])
         if missing := self._missing(state, names):
             return self._sends_out(state, missing)
         answers = {name: state["branches"][at_branch(self._place.name, name)] for name in names}
         began = state.get("branches", {}).get(self._place.name) or now()
         outcome = joined(self._place, answers, began)
-        return self._learned(state, runtime, outcome, self._forgotten(state, answers, outcome))
+        if isinstance(outcome.error, Canceled):  # what earlier stages left open, its branches know nothing of
+            left_open = open_tasks(self._facts, state, self._job, None)
+            outcome = replace(outcome, error=await cancel_all(self._world.caller, left_open))
+        return self._learned(state, context, outcome, self._forgotten(state, answers, outcome))
 
     def sends(self, state: CallState) -> list[Send]:
         """Return the items of the list that are to be sent out, each with what its branch must know."""
@@ -115,12 +121,10 @@ class BranchesNode:
         return left if stays else list(answers)
 
     def _learned(
-        self, state: CallState, runtime: Runtime[TurnContext], outcome: Outcome, forgotten: list[str]
+        self, state: CallState, context: TurnContext, outcome: Outcome, forgotten: list[str]
     ) -> dict[str, Any]:
-        order, alone = (self._place.order,), not self._facts.dag
-        job = Job(self._place, self._place.name, ALL, output=self._place.stage.output, order=order, alone=alone)
-        request = request_for_nobody(self._facts, job, state, runtime.context or TurnContext())
-        update = learn(self._facts, state, job, request, outcome)
+        request = request_for_nobody(self._facts, self._job, state, context)
+        update = learn(self._facts, state, self._job, request, outcome)
         gone = {at_branch(self._place.name, name): None for name in forgotten} | {self._place.name: None}
         return {**update, "branches": {**update.get("branches", {}), **gone}}
 

@@ -86,6 +86,8 @@ def learn_branch(
         answer |= failed_by(str(failure))
     if isinstance(outcome.error, Canceled):
         answer["canceled"] = True
+        if not outcome.error.tasks:  # nobody was asked: there is nothing to record
+            return {**carried(state, intent=True), "branches": {job.where: answer}}
     step = step_of(state, job, request, outcome, move, next_flow_id=job.place.id, ended=None)
     return {
         **carried(state, intent=True),

@@ -188,7 +188,7 @@ def test_a_cancel_in_the_midst_of_a_list_tells_every_agent_and_ends_the_call() -
         assert state["ended"] == "canceled"
         assert sorted(line.crowd.canceled) == sorted(line.crowd.followed)
         assert "b" not in line.crowd.heard
-        assert await line.told() == ["each/0", *(f"each/{number}!" for number in (1, 2, 3, 4)), "each!"]
+        assert await line.told() == ["each/0", "each/1!", "each/2!", "each/3!", "each!"]  # nothing of "b"
         with pytest.raises(Refused) as refused:
             await line.say("go")
         assert refused.value.reason == "call-ended"
