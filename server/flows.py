@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import structlog
@@ -38,15 +38,24 @@ Build = Callable[[Flow], CallGraph]
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """A version of a flow, ready to run."""
+    """A version of a flow; compiled for its first turn, as a service is never asked for most of what it could run."""
 
     flow: Flow
-    graph: CallGraph = field(repr=False)
+    build: Callable[[], CallGraph] = field(repr=False)
     text: str = field(default="", repr=False)
     """As its file was written; empty for a flow made in Python, which cannot be kept."""
     file: str = ""
     fills: bool = True
     """Whether `${VARIABLE}` in it is looked up in the environment."""
+
+    def build_now(self) -> None:
+        """Compile it before somebody waits."""
+        _ = self.graph
+
+    @cached_property
+    def graph(self) -> CallGraph:
+        """The flow, ready to run."""
+        return self.build()
 
     @cached_property
     def routes(self) -> Routes:
@@ -319,7 +328,7 @@ class Flows:
         return current if current.text == file.text else replace(current, text=file.text)  # comments, that is
 
     def _compiled(self, file: FlowFile, fills: bool = True) -> Version:
-        return Version(file.flow, self._build(file.flow), file.text, file.file, fills)
+        return Version(file.flow, partial(self._build, file.flow), file.text, file.file, fills)
 
     def _made(self, text: str, file: str, fills: bool) -> Version:
         flow = parse_flow(text, file, self._env if fills else {})

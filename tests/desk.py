@@ -86,7 +86,7 @@ class Place:
         async with self.open(ttl, url) as store:
             graph = build_graph(flow, caller=agents, checkpointer=store.saver)
             flows = Flows(store, lambda flow: build_graph(flow, caller=agents, checkpointer=store.saver), tenant="t")
-            flows.serve(Version(flow, graph))
+            flows.serve(Version(flow, lambda: graph))
             turns = Turns(flows, store.calls, store.events, tenant="t", turn_timeout=PATIENCE, busy_wait=0)
             yield Desk(store, agents, graph, turns)
 
