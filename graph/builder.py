@@ -68,51 +68,55 @@ def build_graph(
     """
     loaded = load_flow(flow, env)
     routes = routes_of(loaded)
-    facts = FlowFacts(
-        name=loaded.flow,
-        digest=loaded.digest,
-        agents=loaded.agents,
-        places=routes.places,
-        fallback=loaded.fallback,
-        waits=loaded.waits_for == "caller",
-        dag=loaded.is_dag,
-        restarts=loaded.restarts,
-        names=names_of(loaded),
-        reads=reads_of(loaded),
-        agent_timeout=agent_timeout,
-    )
+    facts = _facts_of(loaded, routes, agent_timeout)
     world = World(_reaching(caller), model or NoModels())
     graph = StateGraph(state_of(loaded), context_schema=TurnContext, input_schema=input_of(loaded))
     ways = _ways(loaded)
     for place in routes.places.values():
         _add_stage(graph, facts, place, world, ways[place.name])
     if loaded.is_dag:
-        graph.add_node(BEGIN, BeginNode(facts))
-        graph.add_conditional_edges(
-            BEGIN, _goes_on, [name for name in loaded.stages if not loaded.stages[name].needs]
-        )
-        graph.add_node(FINISH, FinishNode(facts), defer=True)
-        graph.add_conditional_edges(FINISH, _goes_on, [FINISH, END])
+        _add_ends(graph, facts, loaded)
     if loaded.fallback:
         graph.add_node(FALLBACK, StageNode(facts, None, world))
         graph.add_edge(FALLBACK, END)
     if routes.stages_of:
-        recognise = classifier or TriggerClassifier(loaded.triggers)
-        node = ClassifierNode(
-            routes.places,
-            recognise,
-            classifier_timeout,
-            anywhere=list(loaded.anywhere),
-            words=TriggerClassifier(loaded.triggers),
-            restarts=loaded.restarts,
-        )
-        graph.add_node(CLASSIFIER, node)
+        graph.add_node(CLASSIFIER, _classifying(loaded, routes, classifier, classifier_timeout))
     _enter(graph, routes)
     saver = _in_memory() if checkpointer == "memory" else checkpointer
     return graph.compile(checkpointer=saver, name=loaded.flow)
 
 
 _Builder = StateGraph[CallState, TurnContext, CallInput, CallState]
+
+
+def _facts_of(flow: Flow, routes: Routes, agent_timeout: float) -> FlowFacts:
+    return FlowFacts(
+        name=flow.flow,
+        digest=flow.digest,
+        agents=flow.agents,
+        places=routes.places,
+        fallback=flow.fallback,
+        waits=flow.waits_for == "caller",
+        dag=flow.is_dag,
+        restarts=flow.restarts,
+        names=names_of(flow),
+        reads=reads_of(flow),
+        agent_timeout=agent_timeout,
+    )
+
+
+def _classifying(flow: Flow, routes: Routes, classifier: Classifier | None, timeout: float) -> ClassifierNode:
+    words = TriggerClassifier(flow.triggers)
+    recognise, anywhere = classifier or words, list(flow.anywhere)
+    return ClassifierNode(routes.places, recognise, timeout, anywhere=anywhere, words=words, restarts=flow.restarts)
+
+
+def _add_ends(graph: _Builder, facts: FlowFacts, flow: Flow) -> None:
+    """Add where a run begins and ends whose order comes from `needs`."""
+    graph.add_node(BEGIN, BeginNode(facts))
+    graph.add_conditional_edges(BEGIN, _goes_on, [name for name, stage in flow.stages.items() if not stage.needs])
+    graph.add_node(FINISH, FinishNode(facts), defer=True)
+    graph.add_conditional_edges(FINISH, _goes_on, [FINISH, END])
 
 
 def _add_stage(graph: _Builder, facts: FlowFacts, place: Place, world: World, ways: tuple[str, ...]) -> None:

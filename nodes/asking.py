@@ -6,6 +6,7 @@ What is asked is `nodes.requests`' work, what comes of the answer `nodes.learnin
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import stamina
@@ -23,7 +24,7 @@ from nodes.remote.errors import AgentError, NoTimeLeft, TimedOut
 from nodes.requests import model_request, request_for_nobody, request_to, with_input
 from nodes.spec import UNKNOWN, FlowFacts, public_url
 from nodes.state import CallState, Tried, wanted
-from nodes.telling import Teller
+from nodes.telling import Teller, artifacts_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _FAILED = ("failed", "rejected")
@@ -84,7 +85,7 @@ class _Asking:
     failed: list[Tried] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.at = request_for_nobody(self.facts, self.job, self.state, self.context)
+        self.at = self._to(self.job.agent)
 
     def at_work(self) -> AgentRequest | None:
         """Return what an agent was asked that may still be at it."""
@@ -103,7 +104,8 @@ class _Asking:
             return await self._again(self._of_the_model, self.job.llm.attempts)
         for agent in _in_turn(self.facts, self.job.agent):
             last = self.facts.agents[agent].fallback is None
-            self.at = request_to(self.facts, self.job, agent, self.state, self.context)
+            if agent != self.job.agent:
+                self.at = self._to(agent)
             try:
                 reply = await self._again(self._sent, self.facts.agents[agent].attempts)
             except AgentError as error:
@@ -114,6 +116,10 @@ class _Asking:
                     return reply
                 self._note(f"task_{reply.task_state}", reply.text)
         raise LookupError(f"{self.job.where!r} has nobody to ask")
+
+    def _to(self, agent: str) -> AgentRequest:
+        request = request_for_nobody if self.job.llm else partial(request_to, agent=agent)
+        return request(self.facts, self.job, state=self.state, context=self.context)
 
     async def _again(self, ask: Ask, attempts: int) -> Reply:
         """Ask, and again while that fails in a way that may pass."""
@@ -207,10 +213,5 @@ def about_events(state: CallState, job: Job, request: AgentRequest) -> dict[str,
     if job.branch is not None:
         about["branch"] = job.branch
     if not job.alone:
-        about["artifacts"] = artifacts_of(request)
+        about["artifacts"] = artifacts_of(request.message_id)
     return about
-
-
-def artifacts_of(request: AgentRequest) -> str:
-    """Return what the ids of a step's artifacts begin with while its number is not known."""
-    return request.message_id[:12]

@@ -12,6 +12,7 @@ from nodes.ports import AgentRequest, FilePart, Reply
 from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN, public_url
 from nodes.state import CallState, Ended, IntentSource, Step, wanted
+from nodes.telling import artifacts_of
 
 
 def step_of(
@@ -100,7 +101,7 @@ def _where_at_once(step: Step, job: Job, request: AgentRequest) -> Step:
     if job.branch is not None:
         step["branch"] = job.branch
     if not job.alone:
-        step["artifacts"] = request.message_id[:12]
+        step["artifacts"] = artifacts_of(request.message_id)
         step["order"] = list(job.order)  # type: ignore[typeddict-unknown-key]  # a saver would make a list of it
     return step
 

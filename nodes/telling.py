@@ -60,6 +60,11 @@ class Teller:
         }
 
 
+def artifacts_of(message_id: str) -> str:
+    """Return what the ids of a step's artifacts begin with while its number is not known."""
+    return message_id[:12]
+
+
 def artifact_id(step: int | str, agents: str) -> str:
     """Return the id by which clients know an artifact that the agent of a step calls `agents`.
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import structlog
 from pydantic import SecretStr
@@ -16,7 +17,8 @@ from graph.flow import Flow
 from graph.models import choose_model
 from graph.routing import Routes
 from graph.store.opening import Store, open_store
-from nodes.ports import Classifier, Model
+from nodes.classify import ModelClassifier
+from nodes.models import OpenAIModel
 from nodes.remote import Caller, open_client
 from server.a2a.notifying import Notifier
 from server.a2a.push import CallPushConfigs
@@ -28,6 +30,8 @@ from server.flows import IDLE_SECONDS, Build, Flows
 from server.resuming import keeping_on
 from server.settings import Settings
 from server.turns import Turns
+
+Closing = TypeVar("Closing", ModelClassifier, OpenAIModel)
 
 log = structlog.get_logger()
 
@@ -102,7 +106,8 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
 async def _build(settings: Settings, store: Store, stack: AsyncExitStack) -> Build:
     """Return what compiles a flow: all of them share one way to the agents."""
     caller = await stack.enter_async_context(Caller(open_client(), max_reply_bytes=settings.max_reply_bytes))
-    classifier, model = await _classifier(settings, stack), await _model(settings, stack)
+    classifier = await _chosen(choose_classifier, settings, stack)
+    model = await _chosen(choose_model, settings, stack)
 
     def build(flow: Flow) -> CallGraph:
         _warn_of_short_turns(settings, flow)
@@ -136,22 +141,11 @@ def _warn_of_short_turns(settings: Settings, flow: Flow) -> None:
             )
 
 
-async def _classifier(settings: Settings, stack: AsyncExitStack) -> Classifier | None:
-    key = _plain(settings.openai_api_key)
+async def _chosen(choose: Callable[..., Closing | None], settings: Settings, stack: AsyncExitStack) -> Closing | None:
+    """Return what a key calls for, closed with the stack; None without a key."""
+    key, base_url = _plain(settings.openai_api_key), _plain(settings.openai_base_url)
     # In a thread: with a key, langchain-openai is imported here, and that takes seconds.
-    chosen = await asyncio.to_thread(
-        choose_classifier, key, model=settings.openai_model, base_url=_plain(settings.openai_base_url)
-    )
-    if chosen is not None:
-        stack.push_async_callback(chosen.aclose)
-    return chosen
-
-
-async def _model(settings: Settings, stack: AsyncExitStack) -> Model | None:
-    key = _plain(settings.openai_api_key)
-    chosen = await asyncio.to_thread(
-        choose_model, key, model=settings.openai_model, base_url=_plain(settings.openai_base_url)
-    )
+    chosen = await asyncio.to_thread(choose, key, model=settings.openai_model, base_url=base_url)
     if chosen is not None:
         stack.push_async_callback(chosen.aclose)
     return chosen
