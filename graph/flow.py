@@ -34,6 +34,12 @@ class Flow(Record):
         description="Whether the turn after the end of a run begins another run in the same call; "
         "needs `waits_for: caller`.",
     )
+    while_busy: Literal["wait", "reject", "replace"] = Field(
+        default="wait",
+        description="What becomes of a message that comes while another one is being answered: it waits for its "
+        "turn, is refused at once, or takes the other's place, which is then not answered; a write that has been "
+        "sent is never given up for it.",
+    )
     turn_timeout: Seconds | None = Field(
         default=None, description="How long one turn may take, every agent in it included (20s unless configured)."
     )

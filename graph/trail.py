@@ -16,6 +16,7 @@ def answer(call_identify_id: str, step: Step, summary: Mapping[str, Any] | None 
     """
     ended = {} if step.get("ended") in (None, "completed") else {"ended": step["ended"]}
     waiting = {"requests": step["requests"]} if step.get("requests") else {}
+    timing = {"timing": step["timing"]} if step.get("timing") else {}
     return {
         "call_identify_id": call_identify_id,
         "intent_flow_id": step["intent_flow_id"],
@@ -30,6 +31,7 @@ def answer(call_identify_id: str, step: Step, summary: Mapping[str, Any] | None 
         "intent_source": step["intent_source"],
         "step": step["number"],
         "duration_ms": step["duration_ms"],
+        **timing,
         **waiting,
         **ended,
     }

@@ -14,7 +14,7 @@ import structlog
 from langgraph.runtime import Runtime
 
 from nodes.canceling import cancel_all, open_tasks, unless
-from nodes.deadline import seconds_left
+from nodes.deadline import seconds_left, timed
 from nodes.jobs import Job
 from nodes.models import answer_of
 from nodes.moving import CannotGoOn
@@ -25,6 +25,7 @@ from nodes.requests import model_request, request_for_nobody, request_to, with_i
 from nodes.spec import UNKNOWN, FlowFacts, public_url
 from nodes.state import CallState, Tried, wanted
 from nodes.telling import Teller, artifacts_of
+from nodes.writing import Write, effects_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _FAILED = ("failed", "rejected")
@@ -55,13 +56,18 @@ async def asked(
         reply = await asking.answer()
     except _ToBeCanceled:
         error = await cancel_all(world.caller, open_tasks(facts, state, job, asking.at_work()))
+        if asking.write is not None:
+            asking.write.canceled(error)
     except AgentError as caught:
         error = caught
         log.warning("agent failed", agent=asking.at.agent, url=public_url(asking.at.url), type=caught.kind)
     so_far = asking.tell.so_far() if reply is None and asking.tell else None
     took = round((time.perf_counter() - clock) * 1000, 3)
     tried = asking.failed if reply is not None else asking.failed[:-1]
-    return asking.at, Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
+    outcome = Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
+    if asking.write is not None:
+        outcome = replace(outcome, parked=asking.write.parked, resolution=asking.write.resolution)
+    return asking.at, replace(outcome, stays=outcome.parked is not None)
 
 
 class _ToBeCanceled(Exception):
@@ -77,10 +83,12 @@ class _Asking:
     job: Job
     state: CallState
     context: TurnContext
-    write: Callable[[Any], None]
+    say: Callable[[Any], None]
     at: AgentRequest = field(init=False)
     """What was asked last."""
     tell: Teller | None = None
+    write: Write | None = None
+    """The write as which it was sent last, if it is one."""
     attempt: int = 1
     failed: list[Tried] = field(default_factory=list)
 
@@ -102,7 +110,7 @@ class _Asking:
         """
         if self.job.llm:
             return await self._again(self._of_the_model, self.job.llm.attempts)
-        for agent in _in_turn(self.facts, self.job.agent):
+        for agent in self._from_where_it_was_left():
             last = self.facts.agents[agent].fallback is None
             if agent != self.job.agent:
                 self.at = self._to(agent)
@@ -116,6 +124,12 @@ class _Asking:
                     return reply
                 self._note(f"task_{reply.task_state}", reply.text)
         raise LookupError(f"{self.job.where!r} has nobody to ask")
+
+    def _from_where_it_was_left(self) -> list[str]:
+        """Return those to ask in turn; not again those before one that was sent a write and never answered."""
+        chain, effects = list(_in_turn(self.facts, self.job.agent)), effects_of(self.context)
+        left = effects and next((agent for agent in chain if effects.left_at(self.job.where, agent)), None)
+        return chain[chain.index(left) :] if left else chain
 
     def _to(self, agent: str) -> AgentRequest:
         request = request_for_nobody if self.job.llm else partial(request_to, agent=agent)
@@ -142,8 +156,9 @@ class _Asking:
             raise _ToBeCanceled
         try:
             self.at = replace(self.at, timeout=self._time_left())
-            self.tell = Teller(self.write, about_events(self.state, self.job, self.at))
-            reply: Reply | None = await unless(cancel, ask())
+            self.tell = Teller(self.say, about_events(self.state, self.job, self.at))
+            with timed(self.context, "model" if self.job.llm else "agent"):
+                reply: Reply | None = await unless(cancel, ask())
         except AgentError as error:
             self._note(error.kind, str(error))
             if isinstance(error, TimedOut) and error.task_id:
@@ -161,7 +176,12 @@ class _Asking:
 
     async def _sent(self) -> Reply:
         self.at = with_input(self.at, self.facts, self.job, self.state)
-        return await self.world.caller.call(self.at, self._told())
+        tell = self._told()
+        if self.job.effect == "read":
+            return await self.world.caller.call(self.at, tell)
+        self.write = Write(self.facts, self.world.caller, self.job, self.state, self.context, self.at)
+        self.at = self.write.request
+        return await self.write.answer(tell)
 
     async def _of_the_model(self) -> Reply:
         self.at = replace(self.at, url=self.world.model.url)
@@ -179,7 +199,10 @@ class _Asking:
 
     def _may_pass(self, error: Exception) -> bool:
         """Tell whether it makes sense, and is safe, to ask the same one once more."""
-        return isinstance(error, AgentError) and error.retryable and self._may_turn_to_another(error)
+        if not isinstance(error, AgentError) or not error.retryable:
+            return False
+        again = self.write is not None and self.write.may_be_sent_again and not isinstance(error, NoTimeLeft)
+        return again or self._may_turn_to_another(error)
 
     def _may_turn_to_another(self, error: AgentError) -> bool:
         """Tell whether it makes sense, and is safe, to ask somebody else: no write may be acted on twice."""

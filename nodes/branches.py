@@ -209,7 +209,8 @@ def joined(place: Place, answers: Mapping[str, Mapping[str, Any]], began: str) -
     if failed:
         retryable = any(answer["error"]["retryable"] for answer in failed.values())
         error = BranchesFailed(_told_of(place, failed, len(answers)), retryable=retryable)
-        return replace(outcome, error=error)
+        parked = any(answer.get("parked") for answer in failed.values())
+        return replace(outcome, error=error, stays=parked)
     waiting = [answer["task_state"] for answer in answers.values() if answer["task_state"] in WAITS]
     text = "\n".join(answer["text"] for answer in answers.values() if answer["text"])
     return replace(outcome, reply=Reply(text, (results,), task_state=waiting[0] if waiting else None))

@@ -16,7 +16,7 @@ import structlog
 from langgraph.runtime import Runtime
 from pydantic import SecretStr
 
-from nodes.deadline import seconds_left
+from nodes.deadline import seconds_left, timed
 from nodes.ports import Classifier, Guess, TurnContext, Utterance
 from nodes.requested import requests_in, waiting_at
 from nodes.runs import at_its_run
@@ -96,7 +96,8 @@ class ClassifierNode:
         """Ask the classifier; what it does not know, or knows as waiting, is a request that was kept."""
         waiting = waiting_at(state, place.stage.intents)
         utterance = self._utterance(state, place, waiting)
-        guess = await self._classifier.classify(utterance, timeout=seconds_left(runtime.context, self._timeout))
+        with timed(runtime.context, "classify"):
+            guess = await self._classifier.classify(utterance, timeout=seconds_left(runtime.context, self._timeout))
         chosen: dict[str, Any] = {"intent": guess.intent, "intent_source": guess.source}
         if waiting and guess.intent in (UNKNOWN, *waiting):
             taken = waiting[0] if guess.intent == UNKNOWN else guess.intent

@@ -84,6 +84,8 @@ def learn_branch(
     except ExpressionFailed as failure:
         move = replace(move, wrong=str(failure))
         answer |= failed_by(str(failure))
+    if outcome.parked:
+        answer["parked"] = outcome.parked
     if isinstance(outcome.error, Canceled):
         answer["canceled"] = True
         if not outcome.error.tasks:  # nobody was asked: there is nothing to record

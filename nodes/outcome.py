@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nodes.parts import Folded
-from nodes.ports import Reply
+from nodes.ports import Reply, Resolution
 from nodes.remote.errors import AgentError
 from nodes.state import Tried
 
@@ -32,6 +32,10 @@ class Outcome:
     """What those answered who were asked at once, by branch or in the list's order; also where some failed."""
     stays: bool = False
     """Whether the stage waits on whatever its `on_error` says."""
+    parked: str | None = None
+    """The name by which a write is settled later of which nobody can know what came of it."""
+    resolution: Resolution | None = None
+    """What a person said came of a write, if it is that which is the outcome."""
 
     @property
     def waits(self) -> bool:

@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 from pydantic import InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 
+from nodes.timing import Timing
+
 TaskState = Literal[
     "submitted", "working", "input-required", "auth-required", "completed", "failed", "rejected", "canceled"
 ]
@@ -16,6 +18,77 @@ TaskState = Literal[
 Part = dict[str, Any]
 """A part of a message or an artifact as A2A 1.0 writes it in JSON: one of `text`, `raw` (base64), `url` and `data`,
 with `filename`, `mediaType` and `metadata` where they were given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a person, or the agent asked again, said of a write whose outcome nobody knew."""
+
+    outcome: Literal["done", "not_done"]
+    by: str
+    why: str
+    at: str
+    """ISO 8601 in UTC."""
+    parked: str
+    """The name by which the write was parked."""
+    reply: "Reply | None" = None
+    """What the agent answered, as far as that is known; for `done`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A write that was sent, or is about to be, and whose outcome is not saved yet."""
+
+    message_id: str
+    agent: str
+    where: str
+    """The stage, or the stage and the branch (`stage/branch`)."""
+    stage: str
+    intent: str
+    context_id: str
+    task_id: str | None
+    """The remote task that the message continues."""
+    body: str
+    """A hash of what is said in it."""
+    sent_at: str
+    """Just before it left, ISO 8601 in UTC."""
+    after: int
+    """How many steps the call had then."""
+    run: int
+    resolution: Resolution | None = None
+
+
+class Effects(Protocol):
+    """What is written down of the writes of a call: before they are sent, and until their outcomes are saved."""
+
+    def must_be_known(self) -> None:
+        """Refuse every further write while another of the call has an outcome that nobody knows.
+
+        Raises:
+            Exception: of the store; the turn ends.
+        """
+
+    def left_at(self, where: str, agent: str) -> Effect | None:
+        """Return the write that was sent there by an earlier turn, if nobody knows yet what came of it."""
+
+    async def sending(self, effect: Effect) -> None:
+        """Write down that a write is about to leave.
+
+        Raises:
+            Exception: of the store, if it may not, as another turn has taken over. Then nothing is sent, and the
+                turn ends.
+        """
+
+    def settled(self, message_id: str, *, acted: bool = True) -> None:
+        """Note that it is known what came of a write; the record goes as soon as that is saved.
+
+        Args:
+            message_id: of the write.
+            acted: False if its agent certainly did not act on it.
+        """
+
+    def parked(self, effect: Effect) -> str:
+        """Note that nobody can know what came of a write, and return the name by which it is settled later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +107,10 @@ class TurnContext:
     interrupts: bool = True
     """Whether a question to a person is LangGraph's `interrupt`, to be resumed; else the turn ends with the question
     and another turn brings the answer."""
+    effects: SkipJsonSchema[InstanceOf[object] | None] = None
+    """What is written down of writes (`Effects`); None where nobody keeps it."""
+    timing: SkipJsonSchema[InstanceOf[Timing] | None] = None
+    """Is told where the time goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +203,16 @@ class AgentCaller(Protocol):
 
         Raises:
             nodes.remote.errors.AgentError: whatever went wrong, in one tree.
+        """
+
+    async def find(self, request: AgentRequest) -> Reply | None:
+        """Return what became of a message that was sent before, by its `message_id`; never send it.
+
+        Waits, within `request.timeout`, for a task that is still at work. None if the agent knows nothing of the
+        message, or cannot be asked about it.
+
+        Raises:
+            nodes.remote.errors.AgentError: whatever went wrong, in one tree; `acted` is None in each of them.
         """
 
 

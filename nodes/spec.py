@@ -96,6 +96,11 @@ class Agent(Record):
     fallback: Name | None = Field(
         default=None, description="The agent that is asked in its place once all attempts have failed."
     )
+    idempotent: bool = Field(
+        default=False,
+        description="Whether it acts once on a message however often it gets it (by `messageId`): then a write whose "
+        "outcome is not known is sent again; else the agent is asked about it, and in doubt a person decides.",
+    )
 
 
 class Way(Record):

@@ -76,6 +76,18 @@ class Tried(TypedDict):
     message: str
 
 
+class Resolved(TypedDict):
+    """What a person said came of a write whose outcome nobody knew."""
+
+    parked: str
+    """The name by which it was parked."""
+    outcome: Literal["done", "not_done"]
+    by: str
+    why: str
+    at: str
+    """ISO 8601 in UTC."""
+
+
 class Step(TypedDict):
     """The record of one agent call made in a stage: a line of the audit trail."""
 
@@ -121,6 +133,14 @@ class Step(TypedDict):
     """The id that the caller gave the message."""
     parts: NotRequired[list[Part]]
     """What the caller sent, if that was more than one text; with the first step of the turn only."""
+    parked: NotRequired[str]
+    """The name by which a write is settled of which nobody can know whether its agent acted on it."""
+    resolution: NotRequired[Resolved]
+    """What a person said came of it."""
+    timing: NotRequired[Mapping[str, float]]
+    """Where the time of its turn went until it was saved, milliseconds; with the last step of a turn."""
+    audit: NotRequired[Mapping[str, Any]]
+    """What makes a change of the trail evident (`graph.audit`)."""
     layout: NotRequired[Mapping[str, Any]]
     """How `response_data` lay in the agent's artifacts and message (`nodes.parts`)."""
 

@@ -8,10 +8,10 @@ from nodes.jobs import Job
 from nodes.moving import CannotGoOn, Move
 from nodes.outcome import FAILED, Outcome
 from nodes.parts import Folded, unfold
-from nodes.ports import AgentRequest, FilePart, Reply
+from nodes.ports import AgentRequest, FilePart, Reply, Resolution
 from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN, public_url
-from nodes.state import CallState, Ended, IntentSource, Step, wanted
+from nodes.state import CallState, Ended, IntentSource, Resolved, Step, wanted
 from nodes.telling import artifacts_of
 
 
@@ -58,6 +58,17 @@ def response_text(response: Mapping[str, Any]) -> str:
     return str(response.get("error", {}).get("message") or response.get("text", ""))
 
 
+def told_of(resolution: Resolution) -> Resolved:
+    """Return how the trail tells what a person said of a write."""
+    return {
+        "parked": resolution.parked,
+        "outcome": resolution.outcome,
+        "by": resolution.by,
+        "why": resolution.why,
+        "at": resolution.at,
+    }
+
+
 def unsettled(state: CallState, job: Job, request: AgentRequest, error: AgentError) -> bool:
     """Tell whether a write may have been acted on: now, or when its message was sent an earlier time."""
     if isinstance(error, Canceled):
@@ -93,6 +104,10 @@ def _with_the_rest(
         step["attempt"] = outcome.attempt
     if outcome.tried:
         step["tried"] = list(outcome.tried)
+    if outcome.parked:
+        step["parked"] = outcome.parked
+    if outcome.resolution:
+        step["resolution"] = told_of(outcome.resolution)
     return _where_at_once(step, job, request)
 
 

@@ -13,6 +13,7 @@ from server.doors import (
     flows,
     health,
     orchestrate,
+    parked,
     runs,
     sessions,
     stream,
@@ -48,7 +49,19 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     problems.install(app)
     if is_loopback(settings.host):
         app.add_middleware(KnownHosts, public_url=settings.public_url)
-    for door in (orchestrate, stream, websocket, sessions, flows, runs, executions, workflows, tickets, health):
+    for door in (
+        orchestrate,
+        stream,
+        websocket,
+        sessions,
+        flows,
+        runs,
+        executions,
+        workflows,
+        tickets,
+        parked,
+        health,
+    ):
         app.include_router(door.router)
 
     @app.get("/", include_in_schema=False)

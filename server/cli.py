@@ -16,6 +16,9 @@ app = typer.Typer(
     help="Runs customer-service calls through flows of remote A2A agents.",
 )
 
+audit = typer.Typer(no_args_is_help=True, help="Prove the audit trails of calls, and erase what people said.")
+app.add_typer(audit, name="audit")
+
 FlowArgument = Annotated[str, typer.Argument(help="A YAML file, or a shipped flow's name.")]
 
 
@@ -150,6 +153,40 @@ def call(
         from server.commands.talking import talk
 
         talk(url, call_id, account, eci)
+
+
+@audit.command(name="verify")
+def audit_verify(
+    trail: Annotated[str, typer.Argument(help="A file of an archive, its folder, or a call of a running service.")],
+    url: Annotated[str | None, typer.Option(help="The service's address (FLOWS_HOST, FLOWS_PORT).")] = None,
+) -> None:
+    """Find what was changed, removed or reordered, with FLOWS_AUDIT_KEY if there is one: exit 0 sound, 1 broken, 2
+    cannot be read."""
+    with _clear_errors():
+        from server.commands.auditing import verify_trail
+        from server.settings import read_settings
+
+        settings = read_settings()
+        address = url or f"http://{settings.host}:{settings.port}"
+        raise typer.Exit(0 if verify_trail(trail, address, settings.audit_secret) else 1)
+
+
+@audit.command(name="erase")
+def audit_erase(
+    file: Annotated[str, typer.Argument(help="A file of an archive, or its folder.")],
+    call_id: Annotated[str, typer.Argument(help="The call.")],
+    field: Annotated[
+        list[str] | None, typer.Option(help="A field of its steps; all but a person's `resolution` if left out.")
+    ] = None,
+    step: Annotated[list[int] | None, typer.Option(min=1, help="A step's number; all if left out.")] = None,
+) -> None:
+    """Erase what people said in a call of FLOWS_TENANT; what is left still verifies. Exit 1 if nothing was there."""
+    with _clear_errors():
+        from server.commands.auditing import erase_words
+        from server.settings import read_settings
+
+        done = erase_words(file, read_settings().tenant, call_id, field or [], step or [])
+        raise typer.Exit(0 if done else 1)
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TypeVar
 
 import structlog
@@ -11,6 +11,7 @@ import structlog
 from graph.store.calls import Calls, OpenTurn
 from graph.store.errors import Busy, StoreError, StoreUnavailable
 from graph.store.redis_calls import LEASE_SECONDS
+from nodes.timing import Timing
 
 Done = TypeVar("Done")
 
@@ -19,12 +20,13 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.2
 log = structlog.get_logger()
 
 
-async def once_free(work: Callable[[], Awaitable[Done]], give_up: float) -> Done:
+async def once_free(work: Callable[[], Awaitable[Done]], give_up: float, timing: Timing | None = None) -> Done:
     """Return what `work` returns, tried again while the call is busy.
 
     Args:
         work: what needs the lease.
         give_up: when to stop trying, on the loop's clock.
+        timing: is told how long the wait was.
 
     Raises:
         Busy: if the call was busy until then.
@@ -36,7 +38,8 @@ async def once_free(work: Callable[[], Awaitable[Done]], give_up: float) -> Done
         except Busy:
             if clock.time() >= give_up:
                 raise
-        await asyncio.sleep(min(wait * random.uniform(0.5, 1), max(0.0, give_up - clock.time())))
+        with timing.of("queue") if timing else nullcontext():
+            await asyncio.sleep(min(wait * random.uniform(0.5, 1), max(0.0, give_up - clock.time())))
         wait = min(wait * 2, _LONGEST_WAIT)
 
 
@@ -79,7 +82,7 @@ async def give_back(calls: Calls, turn: OpenTurn, *, open_still: bool = False, a
 async def _given_back(calls: Calls, turn: OpenTurn, open_still: bool, as_it_was: bool) -> None:
     """Give the lease back, but not under a save: that of a cancelled run goes on after the run has raised."""
     if turn.saving is not None and not turn.saving.done():
-        await asyncio.wait({turn.saving}, timeout=LEASE_SECONDS)
+        await asyncio.wait({turn.saving}, timeout=min(calls.lease, LEASE_SECONDS))
     if not turn.closed:
         await (calls.let_go(turn, as_it_was=as_it_was) if open_still else calls.abandon(turn))
 
@@ -92,9 +95,10 @@ async def _renewing(calls: Calls, turn: OpenTurn) -> AsyncIterator[None]:
 
     def renew() -> None:
         renewals.add(loop.create_task(_renew(calls, turn)))
-        timers.append(loop.call_later(LEASE_SECONDS / 3, renew))
+        timers.append(loop.call_later(every, renew))
 
-    timers = [loop.call_later(LEASE_SECONDS / 3, renew)]
+    every = min(calls.lease, LEASE_SECONDS) / 3
+    timers = [loop.call_later(every, renew)]
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from graph.routing import Refused
-from graph.store.errors import Busy, SaveUnknown, StoreError, TurnLost
+from graph.store.errors import Busy, OutcomeUnknown, Replaced, SaveUnknown, StoreError, TurnLost
 
 log = structlog.get_logger()
 
@@ -71,6 +71,18 @@ class ExecutionEnded(Exception):
 
 class NotWaiting(Exception):
     """The execution waits for nobody's answer."""
+
+
+class OutOfTime(Exception):
+    """The deadline that the client set has passed; its message may be answered all the same."""
+
+
+class ParkedNotFound(Exception):
+    """No parked write of that name waits."""
+
+
+class ResolvedOtherwise(Exception):
+    """The parked write was settled already, and otherwise."""
 
 
 class TicketNotFound(Exception):
@@ -133,6 +145,11 @@ TABLE: Mapping[type[Exception], Row] = {
     TicketNotFound: Row(404, "ticket-not-found", "There is no such ticket", code=-32001),
     TicketReused: Row(409, "ticket-reused", "The ticket_id names another ticket", code=_INVALID),
     KeyReused: Row(422, "key-reused", "The idempotency key names another message", code=_INVALID),
+    OutcomeUnknown: Row(409, "outcome-unknown", "What came of a write of this call is not known", code=_UNSUPPORTED),
+    ParkedNotFound: Row(404, "parked-not-found", "There is no such parked write", code=-32001),
+    ResolvedOtherwise: Row(409, "resolved-otherwise", "The parked write was settled otherwise", code=_UNSUPPORTED),
+    OutOfTime: Row(504, "out-of-time", "The deadline has passed", {"retry-after": "1"}),
+    Replaced: Row(409, "turn-replaced", "A later message took this one's place", code=_UNSUPPORTED),
     Busy: Row(409, "turn-in-flight", "Another turn of this call is in flight", {"retry-after": "1"}, _UNSUPPORTED),
     TurnLost: Row(409, "turn-lost", "Another turn of this call has taken over", {"retry-after": "1"}, _UNSUPPORTED),
     StoreError: Row(503, "store-unavailable", "The store does not answer", {"retry-after": "2"}),
@@ -187,6 +204,8 @@ def document_of(error: Exception) -> dict[str, Any]:
     facts = error.facts if isinstance(error, Refused) else {}
     if isinstance(error, BadInput):
         facts = {"errors": error.errors}
+    if isinstance(error, OutcomeUnknown):
+        facts = {"parked": error.parked[0] if error.parked else None, "parked_ids": error.parked}
     return _document(row, _DETAILS.get(row.type) or str(error), facts)
 
 

@@ -1,4 +1,5 @@
-"""Going on with runs whose process died: every replica looks for them, and the lease lets one have each."""
+"""Going on with what a process that died left half done: runs, and writes of which nobody knows what came of them.
+Every replica looks for them, and the lease lets one have each."""
 
 import asyncio
 import random
@@ -8,8 +9,10 @@ from contextlib import asynccontextmanager
 import structlog
 
 from graph.store.calls import CallRecord, Calls
+from graph.store.effects import Record
 from graph.store.errors import StoreError
 from graph.store.names import decode
+from nodes.ports import AgentCaller
 from server.flows import Flows
 from server.turns import Turns
 
@@ -17,6 +20,8 @@ LOOK_SECONDS = 5.0
 """How often a replica looks for runs to go on with."""
 KEEP_SECONDS = 3_600.0
 """How often the store is told which versions are served."""
+LONGEST_SECONDS = 600.0
+"""How seldom an agent is asked about a parked write at last."""
 MOST_AT_ONCE = 20
 """How many runs a replica goes on with at a time: all of a service that died would be too many."""
 
@@ -24,10 +29,14 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def keeping_on(turns: Turns, flows: Flows, calls: Calls, tenant: str) -> AsyncIterator[None]:
-    """Go on with runs whose process died, and keep the versions of the flows, while the context is open."""
+async def keeping_on(
+    turns: Turns, flows: Flows, calls: Calls, caller: AgentCaller, tenant: str
+) -> AsyncIterator[None]:
+    """Go on with turns whose process died, ask agents again about writes that are parked, and keep the versions of
+    the flows, while the context is open."""
     tasks = [
         asyncio.create_task(_Resuming(turns, calls, tenant).keep_looking()),
+        asyncio.create_task(_AskingAgain(turns, caller).keep_asking()),
         asyncio.create_task(_keep_versions(flows)),
     ]
     try:
@@ -68,6 +77,46 @@ class _Resuming:
             log.info("run gone on with", call=started.request.call_identify_id, stage=started.turn.state.get("stage"))
             self._going.add(started.taking)
             started.taking.add_done_callback(self._going.discard)
+
+
+class _AskingAgain:
+    """Asks agents about parked writes that they could not be asked about, or knew nothing of, seldom and seldomer."""
+
+    def __init__(self, turns: Turns, caller: AgentCaller) -> None:
+        self._turns = turns
+        self._caller = caller
+        self._pauses: dict[str, float] = {}
+        self._next: dict[str, float] = {}
+
+    async def keep_asking(self) -> None:
+        while True:
+            try:
+                await self._ask(await self._turns.parked())
+            except StoreError as error:
+                log.warning("parked writes not looked for", reason=str(error))
+            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.2))
+
+    async def _ask(self, parked: list[tuple[str, Record]]) -> None:
+        names = {record.parked or "" for _, record in parked}
+        for known in (self._pauses, self._next):
+            for name in known.keys() - names:
+                del known[name]
+        for _, record in parked:
+            name, now = record.parked or "", asyncio.get_running_loop().time()
+            if now < self._next.get(name, 0.0):
+                continue
+            self._pauses[name] = min(self._pauses.get(name, LOOK_SECONDS) * 2, LONGEST_SECONDS)
+            self._next[name] = now + self._pauses[name]
+            await self._ask_one(record)
+
+    async def _ask_one(self, record: Record) -> None:
+        try:
+            if await self._turns.ask_again(record, self._caller):
+                log.info("parked write settled by its agent", parked=record.parked, agent=record.effect.agent)
+        except StoreError:
+            raise
+        except Exception:  # of one write; the others are asked about
+            log.exception("parked write not asked about", parked=record.parked)
 
 
 async def _keep_versions(flows: Flows) -> None:

@@ -78,10 +78,14 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
                 url=_plain(settings.redis_url),
                 data_dir=settings.data_dir,
                 ttl=settings.session_ttl_seconds,
+                fsync=settings.fsync,
+                lease=settings.lease_seconds,
+                audit_key=(_plain(getattr(settings, "audit_key", None)) or "").encode(),
             )
         )
         idle = max(IDLE_SECONDS, settings.execution_ttl_seconds)  # so that what has ended can be told of
-        build = await _build(settings, store, stack)
+        caller = await stack.enter_async_context(Caller(open_client(), max_reply_bytes=settings.max_reply_bytes))
+        build = await _build(settings, store, caller, stack)
         flows = Flows(store, build, tenant=settings.tenant, env=known, files=files, idle=idle)
         await flows.open(found)
         flows.current().build_now()
@@ -99,13 +103,12 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
             hooks=[Notifier(sender, flows)],
         )
         await stack.enter_async_context(turns)
-        await stack.enter_async_context(keeping_on(turns, flows, store.calls, settings.tenant))
+        await stack.enter_async_context(keeping_on(turns, flows, store.calls, caller, settings.tenant))
         yield Runtime(settings, flows, store, turns, push_configs, guard)
 
 
-async def _build(settings: Settings, store: Store, stack: AsyncExitStack) -> Build:
+async def _build(settings: Settings, store: Store, caller: Caller, stack: AsyncExitStack) -> Build:
     """Return what compiles a flow: all of them share one way to the agents."""
-    caller = await stack.enter_async_context(Caller(open_client(), max_reply_bytes=settings.max_reply_bytes))
     classifier = await _chosen(choose_classifier, settings, stack)
     model = await _chosen(choose_model, settings, stack)
 

@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     checkpointer: Checkpointer = "auto"
     data_dir: Path = Path(".flows")
+    fsync: Literal["everysec", "always"] = "everysec"
+    archive: str | None = None
+    """The folder where sealed trails go when calls are over; `archive` in `data_dir` if None, nowhere if `off`."""
+    audit_key: SecretStr | None = Field(default=None, min_length=16)
+    """Makes the hashes of audit trails ones that only who has it can make."""
     flow: str = "call"
     flows: Annotated[tuple[str, ...] | None, NoDecode] = None
     """Further flows: shipped ones, files, and folders of files; None for every shipped flow."""
@@ -40,6 +45,7 @@ class Settings(BaseSettings):
     agent_timeout_seconds: float = Field(default=15, gt=0)
     turn_timeout_seconds: float = Field(default=20, gt=0)
     classifier_timeout_seconds: float = Field(default=3, gt=0)
+    lease_seconds: float = Field(default=30, ge=0.5)
     busy_wait_seconds: float = Field(default=5, ge=0)
     max_body_bytes: int = Field(default=1_000_000, ge=1_000)
     max_reply_bytes: int = Field(default=8_000_000, ge=1_000)
@@ -47,6 +53,18 @@ class Settings(BaseSettings):
     a2a_card: Literal["1.0", "0.3"] = "1.0"
     push_allow: Annotated[tuple[str, ...], NoDecode] = ()
     log_level: LogLevel = "info"
+
+    @property
+    def audit_secret(self) -> bytes:
+        """The `audit_key` as hashes take it; empty if there is none."""
+        return self.audit_key.get_secret_value().encode() if self.audit_key else b""
+
+    @property
+    def archive_dir(self) -> Path | None:
+        """Where sealed trails go when their calls are over; None for nowhere."""
+        if self.archive == "off":
+            return None
+        return Path(self.archive) if self.archive else self.data_dir / "archive"
 
     @field_validator("push_allow", "flows", mode="before")
     @classmethod

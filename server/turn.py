@@ -11,6 +11,8 @@ from graph.trail import answer, full_summary
 from nodes.ports import Part
 from nodes.runs import has_ended
 from nodes.state import CallInput, Step
+from nodes.timing import Timing
+from server.problems import KeyReused
 
 NOT_SAID = "unknown"
 """What is recorded as account or eci of a call whose caller never said."""
@@ -20,9 +22,11 @@ NO_STAGE = "-"
 """Stands for the stage whose question a message answers, if it answers none: no stage can be called so."""
 _REMEMBERED = (
     *("account_id", "eci", "intent", "language", "metadata", "parts", "caller_message_id", "key"),
-    *("run", "context", "further_intents", "answer_for"),
+    *("run", "context", "further_intents", "answer_for", "body"),
 )
 """What is said of an open turn besides the message, where there is something to say."""
+_WORDS = ("input_message", "account_id", "eci", "intent", "metadata", "parts", "context", "further_intents", "answer")
+"""What makes a message another one, where it has no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class TurnRequest:
     caller_message_id: str | None = None
     key: str | None = None
     """Names this very message: it is answered once, however often it is sent."""
+    body: str = ""
+    """A hash of what it says, where its key is of the client's own making: under the same one may come another."""
+    deadline: float | None = None
+    """Seconds within which the client wants its answer, from when the message came in; None for any time."""
     run: int | None = None
     """The run of the flow that the message is meant for; None for whichever is open."""
     begins: bool = False
@@ -59,6 +67,8 @@ class TurnRequest:
     """What else the caller wants, besides `intent`."""
     ttl: float | None = None
     """Seconds the call is kept after its last turn from now on; None leaves that as it is."""
+    timing: Timing = field(default_factory=Timing, compare=False, repr=False)
+    """Where the time goes since the message came in."""
 
     def said(self) -> dict[str, Any]:
         """Return what readers may know of the turn while it is open: all that it takes to go on with it."""
@@ -111,6 +121,30 @@ def said_again(call_identify_id: str, opened: OpenedTurn) -> TurnRequest:
 def goes_on(request: TurnRequest, turn: OpenTurn) -> bool:
     """Tell whether the process died that was to answer this very message, so that it goes on with its turn."""
     return bool(turn.died and request.key and turn.died.said.get("key") == request.key)
+
+
+def is_said_again(request: TurnRequest, opened: OpenedTurn | None) -> bool:
+    """Tell whether a message is the one that a turn was to answer: by its key, or else by all that it says."""
+    if opened is None:
+        return False
+    if request.key or opened.said.get("key"):
+        return request.key == opened.said.get("key")
+    said = request.said()
+    return all(said.get(name) == opened.said.get(name) for name in _WORDS)
+
+
+def must_say_the_same(request: TurnRequest, body: str) -> None:
+    """Refuse another message under a key that named one before.
+
+    Args:
+        request: the message.
+        body: the hash of what was said under its key.
+
+    Raises:
+        KeyReused: if it is another one.
+    """
+    if request.body and request.body != body:
+        raise KeyReused("the idempotency key named another message before; choose a new one for a new message")
 
 
 def rest_of(request: TurnRequest, turn: OpenTurn) -> TurnRequest:

@@ -8,33 +8,40 @@ commit  the saver's one `aput` (`core`), or `finish` for a saver that cannot com
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self
 
 import structlog
 
 from graph.routing import Refused
-from graph.store.calls import CallRecord, Calls, OpenedTurn, OpenTurn, new_steps
-from graph.store.errors import Busy, StoreError
+from graph.store.calls import CallRecord, Calls, OpenedTurn, OpenTurn
+from graph.store.effects import Record, unsaid
+from graph.store.errors import Busy, OutcomeUnknown, StoreError
 from graph.store.events import Events
 from graph.store.names import thread_name
-from nodes.ports import TurnContext
+from nodes.ports import AgentCaller, AgentRequest, Resolution
+from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN
-from nodes.state import Step
+from server.beginning import Beginner, times_resumed
 from server.deciding import Decider, run_of
-from server.flows import Flows, Version
-from server.leases import give_back, held, once_free
-from server.problems import document_of
-from server.turn import Begun, Started, Taken, TurnHook, TurnRequest, rest_of, said_again, taken_before
+from server.flows import Flows
+from server.leases import give_back, once_free
+from server.problems import OutOfTime
+from server.resolving import Resolver, Settled, resolution_of
+from server.running import Runner
+from server.turn import Begun, Started, Taken, TurnHook, TurnRequest, said_again
 from server.underway import Audience, Underway
 
 MOST_RESUMED = 5
 """How often a run is gone on with at most that committed nothing since its process died: it may be why it did."""
 
 _OBEYING_AGAIN_SECONDS = 1.0
+_IN_TIME = 0.98
+"""The part of a client's deadline after which it is told that its time is up: so that it hears so in time."""
+_ASKING_SECONDS = 5.0
+"""How long an agent has to say what became of a parked write."""
 
 log = structlog.get_logger()
 
@@ -71,11 +78,22 @@ class Turns:
         self._tenant = tenant
         self._turn_timeout = turn_timeout
         self._busy_wait = busy_wait
-        self._execution_ttl = execution_ttl
-        self._audience = Audience(events, hooks)
-        self._open: dict[str, Underway] = {}
-        self._started: set[asyncio.Task[Taken]] = set()
+        self._started: set[asyncio.Task[Any]] = set()
         self._decider = Decider(flows)
+        self._runner = Runner(calls, Audience(events, hooks), tenant=tenant)
+        self._resolver = Resolver(calls, flows, self._runner, tenant=tenant)
+        self._beginner = Beginner(
+            flows,
+            calls,
+            events,
+            self._decider,
+            self._runner,
+            self.settle,
+            tenant=tenant,
+            turn_timeout=turn_timeout,
+            busy_wait=busy_wait,
+            execution_ttl=execution_ttl,
+        )
 
     @property
     def refused(self) -> Counter[str]:
@@ -117,23 +135,42 @@ class Turns:
             FlowNotFound: if it names a flow that is not served; nothing was saved.
             KeyReused: if the message's key named another message before.
             Busy: if the call was still busy after the wait.
+            OutcomeUnknown: if nobody can know what came of a write, of this turn or of one before it.
+            Replaced: if a later message took the place of this one.
+            OutOfTime: if the client's deadline passed; the turn goes on, and its message can be sent again.
             SaveUnknown: if the store did not confirm that the turn was saved.
             StoreError: if the store failed otherwise; nothing was saved.
         """
-        begun = await self._begin(request, wants_trail, once_begun)
-        return begun if isinstance(begun, Taken) else await self._go(begun)
+        taking = self._take(request, wants_trail, once_begun)
+        return await taking if request.deadline is None else await self._in_time(request, taking)
+
+    async def _take(self, request: TurnRequest, wants_trail: bool, once_begun: Begun | None) -> Taken:
+        begun = await self._beginner.begin(request, wants_trail, once_begun)
+        return begun if isinstance(begun, Taken) else await self._runner.go(begun)
+
+    async def _in_time(self, request: TurnRequest, taking: Coroutine[Any, Any, Taken]) -> Taken:
+        """Return the turn if it is over before the client's deadline; else it goes on without the client."""
+        task = self._kept(asyncio.create_task(taking))
+        left = (request.deadline or 0.0) * _IN_TIME - request.timing.elapsed
+        await asyncio.wait({task}, timeout=max(0.0, left))
+        if not task.done():
+            raise OutOfTime(
+                "the deadline passed before the turn was answered; it may be answered all the same: send the message "
+                "again with the same Idempotency-Key, or look at the session"
+            )
+        return task.result()
 
     async def start(self, request: TurnRequest, *, once_begun: Begun | None = None) -> Started | Taken:
         """Begin a turn that goes on whoever follows it; raises what `take` raises until it has begun.
 
         A message that was answered before is returned as it was taken then.
         """
-        begun = await self._begin(request, True, once_begun)
+        begun = await self._beginner.begin(request, True, once_begun)
         return begun if isinstance(begun, Taken) else self._going(begun)
 
     async def resume(self, call_identify_id: str, record: CallRecord) -> Started | None:
-        """Go on with a run that goes by itself, where its process left it; None if that is not to be done, or another
-        does it.
+        """Go on with a turn where its process left it, if its run goes by itself, or if it had sent a write of which
+        it is not known what came of it; None if that is not to be done, or another does it.
 
         Args:
             call_identify_id: the call.
@@ -144,22 +181,57 @@ class Turns:
         """
         opened = record.opened
         if opened and opened.committed and not record.version:
-            await self._settle(call_identify_id, opened)
+            await self._close(call_identify_id, opened)
             return None
+        sent = any(effect.is_open for effect in record.effects)
         version = await self._flows.version_of({}, record.version) if opened else None
-        if opened is None or version is None or version.flow.waits_for == "caller":
+        if opened is None or not (sent or (version and version.flow.waits_for == "nothing")):
             return None
-        if _times_resumed(opened) > MOST_RESUMED:
-            log.error("run not gone on with: its process dies of it", call=call_identify_id)
+        if version is None or times_resumed(opened) > MOST_RESUMED:
+            log.error("turn not gone on with: its flow is gone, or its process dies of it", call=call_identify_id)
+            if sent:
+                await self._park(call_identify_id, opened)
             return None
-        try:
-            begun = await self._begin(said_again(call_identify_id, opened), True, None, died=opened)
-        except (Busy, Refused) as refusal:
-            log.info("run not gone on with", call=call_identify_id, reason=str(refusal))
-            return None
-        return None if isinstance(begun, Taken) else self._going(begun)
+        begun = await self._go_on_with(call_identify_id, opened)
+        return self._going(begun) if begun else None
 
-    async def _settle(self, call_identify_id: str, ended: OpenedTurn) -> None:
+    async def settle(self, call_identify_id: str, opened: OpenedTurn) -> None:
+        """Find out what came of the writes of a turn whose process died: its message is gone on with.
+
+        Raises:
+            StoreError: if the store failed.
+        """
+        try:
+            begun = await self._go_on_with(call_identify_id, opened)
+            if begun is not None:
+                await self._runner.go(begun)
+        except OutcomeUnknown as unknown:
+            log.warning("write parked", call=call_identify_id, parked=unknown.parked)
+
+    async def _go_on_with(self, call_identify_id: str, opened: OpenedTurn) -> Underway | None:
+        try:
+            begun = await self._beginner.begin(said_again(call_identify_id, opened), True, None, died=opened)
+        except Refused as refusal:
+            log.warning("turn not gone on with", call=call_identify_id, reason=str(refusal))
+            await self._park(call_identify_id, opened)
+            return None
+        except Busy as busy:
+            log.info("turn not gone on with", call=call_identify_id, reason=str(busy))
+            return None
+        return None if isinstance(begun, Taken) else begun
+
+    async def _park(self, call_identify_id: str, opened: OpenedTurn) -> None:
+        """Leave it to a person to say what came of the writes of a turn that cannot be gone on with."""
+        thread = thread_name(self._tenant, call_identify_id)
+        try:
+            turn = await self._calls.begin(thread, said=opened.said, died=opened.token)
+        except Busy:
+            return
+        if turn.unsettled:
+            await self._calls.settle(turn, unsaid(turn))
+        await give_back(self._calls, turn)
+
+    async def _close(self, call_identify_id: str, ended: OpenedTurn) -> None:
         """Give back the lease of a run that had ended, all but that, when its process died: now the call expires."""
         thread = thread_name(self._tenant, call_identify_id)
         try:
@@ -170,9 +242,7 @@ class Turns:
 
     def _going(self, begun: Underway) -> Started:
         begun.followed = True
-        taking = asyncio.create_task(self._go(begun))
-        self._started.add(taking)
-        taking.add_done_callback(self._settled)
+        taking = self._kept(asyncio.create_task(self._runner.go(begun)))
         return Started(begun.request, begun.turn, begun.run, taking, begun.version.routes)
 
     async def cancel(self, call_identify_id: str, run: int) -> None:
@@ -193,7 +263,7 @@ class Turns:
             raise
         is_there = turn.loaded is not None or turn.died is not None
         if not is_there or turn.state.get("ended") or run_of(turn, version) != run:
-            is_left = await self._is_gone_on_with(turn)
+            is_left = await self._beginner.is_gone_on_with(turn)
             await give_back(self._calls, turn, open_still=is_left, as_it_was=is_left)
             return
         if turn.died is not None and turn.loaded is None:  # what it was told is part of what there is of it
@@ -201,22 +271,18 @@ class Turns:
         turn.wants_trail, turn.version, turn.one_save = bool(turn.push), version.key, version.saves_once
         begun = Underway(turn, request, version, deadline, run, followed=True)
         begun.cancel.set()
-        await self._go(begun)
-
-    def _interrupt(self, thread: str, run: int) -> bool:
-        """Tell the turn that is open here on the call, if any, to end now; but spare one of another run."""
-        begun = self._open.get(thread)
-        if begun is not None and begun.run == run:
-            begun.cancel.set()
-        return begun is not None
+        await self._runner.go(begun)
 
     async def _obey_cancels(self) -> None:
         """Interrupt turns that are open here when another replica asks for it."""
         while True:
             try:
                 async for asked in self._events.asked_to_cancel():
-                    thread, _, run = asked.rpartition(".")
-                    self._interrupt(thread, int(run))
+                    thread, _, what = asked.rpartition(".")
+                    if what.startswith("="):
+                        self._runner.replace(thread, what[1:])
+                    else:
+                        self._runner.interrupt(thread, int(what))
             except StoreError as error:
                 log.warning("cancels of other replicas not heard", reason=str(error))
                 await asyncio.sleep(_OBEYING_AGAIN_SECONDS)
@@ -226,8 +292,17 @@ class Turns:
 
         Raises:
             Busy: if it was still busy after the wait.
+            OutcomeUnknown: if nobody knows what came of a write of it.
         """
         thread = thread_name(self._tenant, call_identify_id)
+        try:
+            return await once_free(lambda: self._calls.delete(thread), self._in(self._busy_wait))
+        except OutcomeUnknown:
+            call = await self._calls.look(thread, 0)
+            opened = call.opened if call else None
+            if opened is None or opened.live:
+                raise
+            await self.settle(call_identify_id, opened)
         return await once_free(lambda: self._calls.delete(thread), self._in(self._busy_wait))
 
     def _in(self, seconds: float) -> float:
@@ -238,152 +313,71 @@ class Turns:
         try:
             return await self._calls.begin(thread, said={})
         except Busy:
-            if not self._interrupt(thread, run):
+            if not self._runner.interrupt(thread, run):
                 await self._events.ask_to_cancel(f"{thread}.{run}")
             raise
 
-    async def _begin(
-        self, request: TurnRequest, wants_trail: bool, once_begun: Begun | None, *, died: OpenedTurn | None = None
-    ) -> Underway | Taken:
-        """Take the lease and find the turn legal, or find that the message was answered before."""
-        now = asyncio.get_running_loop().time()
-        thread = thread_name(self._tenant, request.call_identify_id)
-        if_new = await self._flows.find(request.flow)
-        turn = await self._begun(thread, request, if_new, now + self._seconds_of(if_new), died)
-        if turn.answered is not None:
-            return await self._taken_before(request, thread, turn.answered)
-        try:
-            version, run = await self._decider.legal(turn, request)
-            turn.version, turn.one_save = version.key, version.saves_once
-            if version.flow.waits_for == "nothing" and turn.ttl is None:
-                turn.ttl = self._execution_ttl
-            if once_begun is not None:
-                await once_begun(turn, run)
-        except BaseException as error:
-            is_left = not isinstance(error, Refused) if died else await self._is_gone_on_with(turn)
-            await give_back(self._calls, turn, open_still=is_left, as_it_was=is_left)
-            raise
-        notifies = bool(turn.push)
-        turn.wants_trail = wants_trail or notifies
-        deadline = now + self._seconds_of(version)
-        followed = notifies or turn.followed
-        return Underway(turn, rest_of(request, turn), version, deadline, run, followed=followed)
+    async def parked(self) -> list[tuple[str, Record]]:
+        """Return the writes that wait for a person, each with its call, the oldest first; raises `StoreError`."""
+        return await self._resolver.waiting()
 
-    async def _is_gone_on_with(self, turn: OpenTurn) -> bool:
-        """Tell whether a turn took over from one that another is to go on with if this one does not."""
-        if turn.died is None:
+    async def resolve(self, resolution: Resolution) -> Settled:
+        """Settle a parked write, and go on with what waited for that.
+
+        Raises:
+            ParkedNotFound: if nothing of that name waits.
+            ResolvedOtherwise: if it was settled before, and otherwise.
+            Busy: if the call was still busy after the wait.
+            Refused: if the call's flow is gone.
+            StoreError: if the store failed.
+        """
+        call = self._resolver.call_named(resolution.parked)
+        thread = thread_name(self._tenant, call)
+        deadline = self._in(self._turn_timeout)
+        turn = await once_free(lambda: self._begin_to_resolve(thread, resolution.parked), deadline)
+        if turn.unsettled and turn.died is not None:
+            await give_back(self._calls, turn)
+            await self.settle(call, turn.died)
+            turn = await once_free(lambda: self._begin_to_resolve(thread, resolution.parked), deadline)
+        settled = await self._resolver.resolve(turn, call, resolution, deadline)
+        if settled.goes_on is not None:
+            again = await self._beginner.begin(said_again(call, settled.goes_on), True, None)
+            if isinstance(again, Underway):
+                self._going(again)
+        return settled
+
+    async def _begin_to_resolve(self, thread: str, parked: str) -> OpenTurn:
+        known = await self._calls.look(thread, 0)
+        said = next((one.said for one in (known.effects if known else ()) if one.parked == parked), {})
+        return await self._calls.begin(thread, said={**said, "resolves": parked})
+
+    async def ask_again(self, record: Record, caller: AgentCaller) -> bool:
+        """Ask the agent of a parked write what became of it, and settle that if it says so; tell whether it did."""
+        effect, parked = record.effect, record.parked or ""
+        flow = await self._flows.find(record.said.get("flow"))
+        agent = flow.flow.agents.get(effect.agent)
+        if agent is None:
             return False
-        try:
-            version = await self._flows.version_of(turn.state, turn.died_on)
-        except StoreError:
-            return True
-        return version is not None and version.flow.waits_for == "nothing"
-
-    def _seconds_of(self, version: Version) -> float:
-        """Return how long a turn of the flow may take."""
-        return version.flow.turn_timeout or self._turn_timeout
-
-    async def _begun(
-        self, thread: str, request: TurnRequest, if_new: Version, deadline: float, died: OpenedTurn | None
-    ) -> OpenTurn:
-        if died is not None:
-            said = {**request.said(), "flow": died.said.get("flow"), "resumed": _times_resumed(died)}
-            return await self._calls.begin(thread, said=said, key=request.key, resumes=True, died=died.token)
-        begin = partial(
-            self._calls.begin,
-            thread,
-            said={**request.said(), "flow": if_new.flow.flow},
-            key=request.key,
-            version=if_new.key,
-            ttl=None if request.ttl is None else max(1, round(request.ttl)),
-            resumes=if_new.flow.waits_for == "nothing",
+        request = AgentRequest(
+            effect.agent, agent.url, "", effect.message_id, effect.context_id, effect.task_id, _ASKING_SECONDS
         )
         try:
-            return await once_free(begin, self._in(self._busy_wait))
-        except Busy:
-            if not await self._is_in_flight(thread, request):
-                raise
-            return await once_free(begin, deadline)
+            reply = await caller.find(request)
+        except AgentError:
+            return False
+        if reply is None:
+            return False
+        why = "asked again, it told what it had done"
+        await self.resolve(resolution_of(parked, "done", f"agent {effect.agent}", why, reply))
+        return True
 
-    async def _is_in_flight(self, thread: str, request: TurnRequest) -> bool:
-        """Tell whether this very message is being answered: then the answer is worth waiting for."""
-        record = await self._calls.read(thread) if request.key else None
-        return bool(record and record.opened and record.opened.said.get("key") == request.key)
-
-    async def _go(self, begun: Underway) -> Taken:
-        """Run the graph under the lease, and give the lease back whatever happens."""
-        thread = begun.turn.thread
-        self._open[thread] = begun
-        try:
-            async with held(self._calls, begun.turn, resumes=begun.version.flow.waits_for == "nothing"):
-                return await self._run(begun)
-        except Exception as error:
-            await self._audience.tell(begun, [{"event": "error", **document_of(error)}])
-            raise
-        finally:
-            if self._open.get(thread) is begun:
-                del self._open[thread]
-
-    async def _run(self, begun: Underway) -> Taken:
-        turn, request = begun.turn, begun.request
-        state = await self._state_after(begun)
-        steps = turn.steps or new_steps(turn, state)
-        await self._calls.finish(turn, steps, complete=bool(state.get("is_complete")))
-        steps = steps or await self._steps_before(turn)
-        taken = Taken(request, turn.incarnation, steps[-1], turn.trail or steps, state, routes=begun.version.routes)
-        told = taken.answer()
-        log.info("turn", call=request.call_identify_id, **{key: told[key] for key in _LOGGED})
-        await self._audience.tell(begun, [*begun.fresh_steps(), {"event": "turn", **told}])
-        return taken
-
-    async def _state_after(self, begun: Underway) -> Mapping[str, Any]:
-        """Run the graph; what its nodes say meanwhile goes to who follows."""
-        turn, request, graph = begun.turn, begun.request, begun.version.graph
-        durability: Literal["exit", "async"] = "exit" if turn.one_save else "async"
-        context = TurnContext(
-            self._tenant,
-            begun.deadline,
-            request.language,
-            request.traceparent,
-            begun.followed,
-            begun.cancel,
-            interrupts=False,
-        )
-        inputs, config = request.inputs(turn), turn.config()
-        if not begun.followed:
-            return await graph.ainvoke(inputs, config, context=context, durability=durability)
-        state: Mapping[str, Any] = {}
-        async for told in graph.astream(
-            inputs, config, context=context, durability=durability, stream_mode=["custom", "values"]
-        ):
-            mode, value = cast(tuple[str, dict[str, Any]], told)
-            if mode == "values":
-                state = value
-            steps = [] if turn.one_save else begun.fresh_steps()  # an only step is told with the turn's end
-            await self._audience.tell(begun, [*steps, *([value] if mode == "custom" else [])])
-        return state
-
-    async def _steps_before(self, turn: OpenTurn) -> list[Step]:
-        """Return the steps of a call in which a run ended that had only to put together what was answered before."""
-        record = await self._calls.read(turn.thread)
-        return list(record.steps) if record else []
-
-    async def _taken_before(self, request: TurnRequest, thread: str, number: int) -> Taken:
-        record = await self._calls.read(thread)
-        if record is None:
-            raise Busy("the call has just ended; send the message again")
-        return taken_before(request, record, number)
+    def _kept(self, taking: "asyncio.Task[Taken]") -> "asyncio.Task[Taken]":
+        self._started.add(taking)
+        taking.add_done_callback(self._settled)
+        return taking
 
     def _settled(self, taking: asyncio.Task[Taken]) -> None:
         """Forget a started turn; what it raised was told to its followers."""
         self._started.discard(taking)
         if not taking.cancelled() and (error := taking.exception()) is not None:
             log.warning("turn not answered", reason=str(error))
-
-
-def _times_resumed(died: OpenedTurn) -> int:
-    """Return how often a turn was gone on with since something of it was committed, if it is now."""
-    return 1 if died.committed else int(died.said.get("resumed", 0)) + 1
-
-
-_LOGGED = ("step", "stage", "agent", "intent", "intent_source", "status", "next_flow_id", "duration_ms")

@@ -32,6 +32,8 @@ class Underway:
     steps_told: int = 0
     """How many steps were told of it."""
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    replace: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a later message takes its place."""
 
     def fresh_steps(self) -> list[dict[str, Any]]:
         """Return the events of the steps that were committed since this was asked last."""

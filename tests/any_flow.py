@@ -211,6 +211,9 @@ class Reached:
     async def cancel(self, request: AgentRequest) -> TaskState | None:
         return None
 
+    async def find(self, request: AgentRequest) -> Reply | None:
+        return None
+
 
 def _given(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for part in parts for name, value in part.get("data", {}).items()}

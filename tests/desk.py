@@ -43,6 +43,9 @@ class Agents:
     async def cancel(self, request: AgentRequest) -> TaskState | None:
         return None
 
+    async def find(self, request: AgentRequest) -> Reply | None:
+        return None
+
 
 @dataclass
 class Desk:

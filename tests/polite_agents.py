@@ -53,6 +53,8 @@ class PoliteAgent:
     """The tasks it was asked to cancel."""
     go: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     """What `stream` waits for before each piece."""
+    remembers: bool = False
+    """Whether it puts the message that began a task into its history; a2a-sdk leaves that to the agent."""
 
 
 _ENDS: Mapping[str, TaskState] = {
@@ -65,10 +67,12 @@ _ENDS: Mapping[str, TaskState] = {
 
 
 @asynccontextmanager
-async def polite_agent(dialect: Dialect, *, streaming: bool = True) -> AsyncIterator[PoliteAgent]:
+async def polite_agent(
+    dialect: Dialect, *, streaming: bool = True, remembers: bool = False
+) -> AsyncIterator[PoliteAgent]:
     """Serve the agent on a free loopback port."""
     with listen("a polite agent", "127.0.0.1", 0) as listener:
-        agent = PoliteAgent(url_of(listener))
+        agent = PoliteAgent(url_of(listener), remembers=remembers)
         card = _card(agent.url, dialect, streaming)
         handler = _Hasty(_Scripted(agent), InMemoryTaskStore(), card)
         routes = create_jsonrpc_routes(handler, "/", enable_v0_3_compat=dialect == "0.3")
@@ -97,7 +101,8 @@ class _Scripted(AgentExecutor):
             self._agent.heard.append(MessageToDict(context.message.metadata))
             self._agent.parts.append([MessageToDict(part) for part in context.message.parts])
         if context.current_task is not None:
-            await event_queue.enqueue_event(_moved(context, TaskState.TASK_STATE_COMPLETED, "thank you"))
+            state = _ENDS.get(_words(context), TaskState.TASK_STATE_COMPLETED)
+            await event_queue.enqueue_event(_moved(context, state, "thank you"))
         else:
             await _SCRIPTS.get(_words(context), _end)(context, event_queue, self._agent)
 
@@ -111,20 +116,20 @@ async def _speak(context: RequestContext, queue: EventQueue, agent: PoliteAgent)
 
 
 async def _deliver(context: RequestContext, queue: EventQueue, agent: PoliteAgent) -> None:
-    task = _task(context, TaskState.TASK_STATE_COMPLETED, "That is all.")
+    task = _task(context, agent, TaskState.TASK_STATE_COMPLETED, "That is all.")
     task.artifacts.append(_papers())
     task.artifacts.append(new_artifact([new_text_part("a second artifact")], "the rest"))
     await queue.enqueue_event(task)
 
 
 async def _show(context: RequestContext, queue: EventQueue, agent: PoliteAgent) -> None:
-    await queue.enqueue_event(_task(context, TaskState.TASK_STATE_WORKING, ""))
+    await queue.enqueue_event(_task(context, agent, TaskState.TASK_STATE_WORKING, ""))
     await queue.enqueue_event(_piece(context, _papers(), last_chunk=True))
     await queue.enqueue_event(_moved(context, TaskState.TASK_STATE_COMPLETED, "That is all."))
 
 
 async def _stream(context: RequestContext, queue: EventQueue, agent: PoliteAgent) -> None:
-    await queue.enqueue_event(_task(context, TaskState.TASK_STATE_WORKING, "let me see"))
+    await queue.enqueue_event(_task(context, agent, TaskState.TASK_STATE_WORKING, "let me see"))
     for number, words in enumerate(("one", "two", "three")):
         await agent.go.acquire()
         artifact = new_artifact([new_text_part(words)], "numbers", artifact_id="n")
@@ -133,19 +138,19 @@ async def _stream(context: RequestContext, queue: EventQueue, agent: PoliteAgent
 
 
 async def _toil(context: RequestContext, queue: EventQueue, agent: PoliteAgent) -> None:
-    await queue.enqueue_event(_task(context, TaskState.TASK_STATE_WORKING, ""))
+    await queue.enqueue_event(_task(context, agent, TaskState.TASK_STATE_WORKING, ""))
     await asyncio.Event().wait()
 
 
 async def _work(context: RequestContext, queue: EventQueue, agent: PoliteAgent) -> None:
-    await queue.enqueue_event(_task(context, TaskState.TASK_STATE_WORKING, "one moment"))
+    await queue.enqueue_event(_task(context, agent, TaskState.TASK_STATE_WORKING, "one moment"))
     await queue.enqueue_event(_piece(context, new_artifact([new_text_part("worked out")], "result")))
     await queue.enqueue_event(_moved(context, TaskState.TASK_STATE_COMPLETED, ""))
 
 
 async def _end(context: RequestContext, queue: EventQueue, agent: PoliteAgent) -> None:
     words = _words(context)
-    await queue.enqueue_event(_task(context, _ENDS[words], f"I {words}"))
+    await queue.enqueue_event(_task(context, agent, _ENDS[words], f"I {words}"))
 
 
 _SCRIPTS: Mapping[str, Callable[[RequestContext, EventQueue, PoliteAgent], Awaitable[None]]] = {
@@ -186,9 +191,10 @@ def _everything() -> list[Part]:
     ]
 
 
-def _task(context: RequestContext, state: TaskState, words: str) -> Task:
+def _task(context: RequestContext, agent: PoliteAgent, state: TaskState, words: str) -> Task:
     status = _status(context, state, words)
-    return Task(id=context.task_id, context_id=context.context_id, status=status)
+    history = [context.message] if agent.remembers and context.message else []
+    return Task(id=context.task_id, context_id=context.context_id, status=status, history=history)
 
 
 def _moved(context: RequestContext, state: TaskState, words: str) -> TaskStatusUpdateEvent:

@@ -62,6 +62,9 @@ class Desk:
         self.told_to_cancel.append(request)
         return self.cancels(request)
 
+    async def find(self, request: AgentRequest) -> Reply | None:
+        return None
+
 
 class Phone:
     """One call over a flow."""

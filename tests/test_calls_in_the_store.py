@@ -250,7 +250,8 @@ def test_a_renewed_lease_holds(shared: Place) -> None:
             with pytest.raises(Busy):
                 await desk.begin("C")
             await desk.store.calls.abandon(turn)
-            await desk.store.calls.renew(turn)
+            with pytest.raises(TurnLost):
+                await desk.store.calls.renew(turn)
             assert shared.keys().isdisjoint(keys("C"))
 
     asyncio.run(story())

@@ -90,8 +90,8 @@ def test_a_turn_that_lost_its_call_takes_nothing_from_the_one_that_has_it(shared
             head = await desk.store.calls.history(thread("C"))
             assert [moment.checkpoint_id for moment in head] == [late.head]
             assert set(lives(shared, keys("C")).values()) == {-1}
-            if shared.choice == "langgraph-redis":
-                assert sorted(left > 0 for left in saved(shared).values()) == [False, True]
+            if shared.choice == "langgraph-redis":  # the lease is looked at before anything is written
+                assert [left > 0 for left in saved(shared).values()] == [False]
             assert named_as_open(shared) == {thread("C")}
 
     asyncio.run(story())

@@ -80,6 +80,9 @@ class Agents:
     async def cancel(self, request: AgentRequest) -> TaskState | None:
         return None
 
+    async def find(self, request: AgentRequest) -> Reply | None:
+        return None
+
 
 def call(
     flow: str, agents: Agents, *turns: tuple[str, str | None], **inputs: Any

@@ -12,8 +12,11 @@ from typing import Any, Protocol
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 
+from graph import audit
+from graph.store.effects import Change, Record
 from graph.store.events import START
 from nodes.state import Step
+from nodes.timing import Timing
 
 TURN = "turn"
 """Where a run's `configurable` carries its open turn."""
@@ -47,8 +50,12 @@ class OpenTurn:
     """Whether the commit returns the run's audit trail."""
     key: str | None = None
     """What names this very message: the commit remembers which step answered it."""
+    body: str = ""
+    """A hash of what it says, where the key is the client's own: another message may come under the same one."""
     answered: int | None = None
     """The number of the step that already answered the message of this `key`; then the turn holds no lease."""
+    answered_body: str = ""
+    """The hash of what that message said."""
     push: dict[str, Any] = field(default_factory=dict)
     """Where the call's clients want to be notified, by configuration id; as of the last commit or begin."""
     after: str = START
@@ -67,11 +74,35 @@ class OpenTurn:
     """Seconds the call is kept after its last turn, where that is its own; None for the store's."""
     steps: list[Step] = field(default_factory=list)
     """The steps that were committed in this turn."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """What the store was told of the turn."""
+    chain: str = ""
+    """The hash of the call's last step; empty before there is one."""
+    effects: dict[str, Record] = field(default_factory=dict)
+    """The writes whose outcomes are not committed, by message id: those of this turn, and what earlier ones left."""
+    marks: dict[str, Record | None] = field(default_factory=dict)
+    """What is known of some of them since: None if it is known what came of one, else how it is to be kept."""
+    sent: set[str] = field(default_factory=set)
+    """Those that this turn sent itself."""
+    idle: set[str] = field(default_factory=set)
+    """Those of them that certainly nobody acted on."""
+    marked: int | None = None
+    """When the index was told last that the call may have writes whose outcomes are not known (milliseconds)."""
+    replaced: bool = False
+    """Whether a later message takes the place of this one's: then it sends no write any more."""
+    timing: Timing = field(default_factory=Timing)
+    """Where its time goes."""
 
     @property
     def state(self) -> Mapping[str, Any]:
         """The call's state as it was committed last."""
         return self.loaded.checkpoint["channel_values"] if self.loaded else {}
+
+    @property
+    def unsettled(self) -> list[Record]:
+        """The writes of which nobody has said yet what came of them: what was sent and not saved, by this turn or by
+        one whose process died."""
+        return [record for record in self.effects.values() if record.is_open]
 
     def config(self) -> RunnableConfig:
         """Return the configuration of the run that this turn is."""
@@ -90,6 +121,8 @@ class CallRecord:
     """The turn that is open now, or was when its process died."""
     version: str = ""
     """The flow version that the call is on, as `name digest`; empty between runs."""
+    effects: Sequence[Record] = ()
+    """Its writes whose outcomes are not committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +152,10 @@ class Moment:
 class Calls(Protocol):
     """Where calls live. Every method may raise `StoreUnavailable`."""
 
+    @property
+    def lease(self) -> float:
+        """Seconds a turn may hold a call without renewing."""
+
     async def begin(
         self,
         thread: str,
@@ -129,6 +166,8 @@ class Calls(Protocol):
         ttl: int | None = None,
         resumes: bool = False,
         died: str | None = None,
+        body: str = "",
+        timing: Timing | None = None,
     ) -> OpenTurn:
         """Take the lease and load the call, in one round trip where the store can.
 
@@ -140,6 +179,8 @@ class Calls(Protocol):
             ttl: seconds the call is kept after its last turn from now on; None leaves that as it is.
             resumes: whether the turn is to be gone on with if its process dies, so that `dead` tells of it.
             died: the token of the dead turn that this one goes on with; then it is refused in place of any other.
+            body: a hash of what the message says, remembered with its key.
+            timing: where the time goes that is spent on the turn.
 
         Raises:
             Busy: if another turn holds the lease.
@@ -171,7 +212,28 @@ class Calls(Protocol):
         """
 
     async def renew(self, turn: OpenTurn) -> None:
-        """Hold the lease for its full time again."""
+        """Hold the lease for its full time again.
+
+        Raises:
+            TurnLost: if it moved on.
+        """
+
+    async def send(self, turn: OpenTurn, record: Record, over: Sequence[str]) -> None:
+        """Write down that a write is about to leave, and forget those that it replaces.
+
+        Raises:
+            TurnLost: if the lease moved on.
+        """
+
+    async def settle(self, turn: OpenTurn, changes: Sequence[Change]) -> None:
+        """Write down what is known of writes now.
+
+        Raises:
+            TurnLost: if the lease moved on.
+        """
+
+    async def parked(self, tenant: str) -> list[tuple[str, Record]]:
+        """Return the tenant's writes that wait for a person, each with its thread, the oldest first."""
 
     async def read(self, thread: str) -> CallRecord | None:
         """Return the call with its audit trail, or None if there is none; a first turn that is open counts as one."""
@@ -207,6 +269,7 @@ class Calls(Protocol):
 
         Raises:
             Busy: if a turn is in flight.
+            OutcomeUnknown: if a write of it has an outcome that nobody knows.
         """
 
     async def ping(self) -> None:
@@ -236,6 +299,19 @@ def new_steps(turn: OpenTurn, values: Mapping[str, Any]) -> list[Step]:
     known = turn.state.get("step_count", 0)
     fresh = [step for step in values.get("steps") or [] if step["number"] > known]
     return sorted(fresh, key=lambda step: step["number"])
+
+
+def sealed(turn: OpenTurn, steps: Sequence[Step], key: bytes, *, last: bool) -> tuple[list[Step], str]:
+    """Return the steps as the audit trail has them, and where its chain goes on; the last of a turn says where the
+    turn's time went."""
+    chain = turn.chain or audit.start_of(turn.thread, turn.incarnation)
+    told: list[Step] = []
+    for step in steps:
+        if last and step is steps[-1]:
+            step = {**step, "timing": turn.timing.told()}
+        step, chain = audit.sealed(step, chain, key)
+        told.append(step)
+    return told, chain if told else turn.chain
 
 
 def is_worth_saving(turn: OpenTurn, values: Mapping[str, Any]) -> bool:

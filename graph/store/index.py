@@ -7,6 +7,7 @@ not with it: for a moment it may name a call that is gone. What it names is alwa
 import heapq
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -33,6 +34,8 @@ class Index:
         self._client = client
         self._ttl = ttl
         self._touch = client.register_script(scripts.TOUCH)
+        self._mark_effect = client.register_script(scripts.MARK_EFFECT)
+        self._unmark_effect = client.register_script(scripts.UNMARK_EFFECT)
 
     def begun(self, thread: str, *, ttl: int | None = None, resumes: bool = False) -> Asked:
         """Return what to run with a turn's begin: a new call is named, the others keep their place.
@@ -46,13 +49,39 @@ class Index:
         """
         return self._touched(thread, "begun", ttl, resumes)
 
-    def committed(self, thread: str, *, release: bool, ttl: int | None = None) -> Asked:
-        """Return what to run with a commit: the call comes first."""
-        return self._touched(thread, "committed" if release else "kept", ttl, not release)
+    def committed(self, thread: str, *, release: bool, ttl: int | None = None, settled: int | None = None) -> Asked:
+        """Return what to run with a commit: the call comes first.
+
+        Args:
+            thread: the call.
+            release: whether its turn is over with it.
+            ttl: seconds the call is kept after its last turn, where that is its own.
+            settled: when its last write was marked, if it is known now what came of all of them.
+        """
+        return self._touched(thread, "committed" if release else "kept", ttl, not release, settled)
 
     def abandoned(self, thread: str, *, ttl: int | None = None) -> Asked:
         """Return what to run as a turn gives its lease back: the call keeps its place."""
         return self._touched(thread, "abandoned", ttl)
+
+    def sending(self, thread: str) -> Asked:
+        """Return what to run before a write of the call leaves: the call may have one whose outcome is not known."""
+        keys = _keys(tenant_of(thread))
+        return Asked(self._mark_effect, [keys[4], keys[1]], [thread])
+
+    async def with_effects(self, tenant: str) -> list[tuple[str, float]]:
+        """Return the tenant's threads that may have writes whose outcomes are not known, and when each had a new one
+        last (milliseconds)."""
+        async with answering():
+            scored: list[Any] = await self._client.zrange(_keys(encode(tenant))[4], 0, -1, withscores=True)
+        return [(member.decode(), score) for member, score in scored]
+
+    async def without_effects(self, thread: str, score: float) -> None:
+        """Note that the call had no such write, unless it has had a new one since, or the store fails."""
+        with _warning():
+            async with answering():
+                key = _keys(tenant_of(thread))[4]
+                await self._unmark_effect(keys=[key], args=[thread, f"{score:.0f}"])
 
     async def mark(self, thread: str) -> None:
         """Note that the call has an open turn, unless the store fails."""
@@ -68,10 +97,10 @@ class Index:
 
     async def drop(self, thread: str) -> None:
         """Forget a call that is gone, unless the store fails: what is named in vain is dropped when it is too old."""
-        index, marked, lasting, ends = _keys(tenant_of(thread))
+        index, marked, lasting, ends, effects = _keys(tenant_of(thread))
         with _warning():
             async with answering(), self._client.pipeline(transaction=False) as pipe:
-                for scored in (index, lasting, ends):
+                for scored in (index, lasting, ends, effects):
                     pipe.zrem(scored, thread)
                 pipe.srem(marked, thread)
                 await pipe.execute()
@@ -79,15 +108,16 @@ class Index:
     async def recent(self, tenant: str) -> tuple[list[str], list[str]]:
         """Return the tenant's threads, the one committed last first; and those that are too old to be named, but may
         have an open turn."""
-        index, marked, lasting, _ = _keys(encode(tenant))
+        index, marked, lasting, _, effects = _keys(encode(tenant))
         async with answering(), self._client.pipeline(transaction=False) as pipe:
             for scored in (index, lasting):
                 pipe.zrevrange(scored, 0, -1, withscores=True)
             pipe.smembers(marked)
-            named, kept, opened = await pipe.execute()
+            pipe.zrange(effects, 0, -1)
+            named, kept, opened, with_effects = await pipe.execute()
         in_order = heapq.merge(named, kept, key=lambda one: one[1], reverse=True) if kept else named
         threads = list(dict.fromkeys(member.decode() for member, _ in in_order))
-        return threads, sorted({member.decode() for member in opened}.difference(threads))
+        return threads, sorted({member.decode() for member in (*opened, *with_effects)}.difference(threads))
 
     async def opened(self, tenant: str) -> list[str]:
         """Return the tenant's threads that may have an open turn, new calls aside that end by themselves."""
@@ -95,8 +125,11 @@ class Index:
             members: set[bytes] = await self._client.smembers(_keys(encode(tenant))[1])  # type: ignore[assignment]
         return sorted(member.decode() for member in members)
 
-    def _touched(self, thread: str, what: str, ttl: int | None, resumes: bool = False) -> Asked:
+    def _touched(
+        self, thread: str, what: str, ttl: int | None, resumes: bool = False, settled: int | None = None
+    ) -> Asked:
         args: list[Argument] = [thread, self._ttl, what, "" if ttl is None else ttl, int(resumes)]
+        args.append("" if settled is None else settled)
         return Asked(self._touch, _keys(tenant_of(thread)), args)
 
 
@@ -116,4 +149,4 @@ def warn(answer: object) -> None:
 
 def _keys(encoded_tenant: str) -> list[str]:
     index = f"{PREFIX}index:{encoded_tenant}"
-    return [index, *(f"{PREFIX}{{{index}}}:{part}" for part in ("open", "lasting", "ends"))]
+    return [index, *(f"{PREFIX}{{{index}}}:{part}" for part in ("open", "lasting", "ends", "effects"))]

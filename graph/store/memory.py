@@ -12,13 +12,15 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from graph.store.calls import CallRecord, Moment, OpenedTurn, OpenTurn, steps_before_run
-from graph.store.errors import Busy, TurnLost
+from graph.store.calls import CallRecord, Moment, OpenedTurn, OpenTurn, sealed, steps_before_run
+from graph.store.effects import Change, Record, apply, changes_with, parked_name, unsaid
+from graph.store.errors import Busy, OutcomeUnknown, TurnLost
 from graph.store.events import START
 from graph.store.memory_events import MemoryEvents
 from graph.store.names import encode, tenant_of
 from graph.store.stock import TurnwiseMemorySaver
 from nodes.state import Step
+from nodes.timing import Timing
 
 _SWEEP_SECONDS = 10.0
 
@@ -29,16 +31,20 @@ class _Kept:
     named: int
     """Grows with each commit of any call."""
     turn: str | None = None
-    said: dict[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
     after: str = START
     head: str | None = None
     steps: list[Step] = field(default_factory=list)
-    answers: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     push: dict[str, Any] = field(default_factory=dict)
     version: str = ""
     ttl: int | None = None
     base: str | None = None
     """The head when the open turn began."""
+    live: bool = False
+    """Whether the open turn holds the lease; if not, it was cut off after it had sent a write."""
+    chain: str = ""
+    effects: dict[str, Record] = field(default_factory=dict)
     expires: float = float("inf")
     """On the monotonic clock; a call does not expire while a turn is open."""
 
@@ -50,15 +56,29 @@ class MemoryCalls:
         saver: the saver that holds the checkpoints.
         events: what happens in the calls; forgotten with them.
         ttl: seconds a call lives after its last turn; 0 for ever.
+        audit_key: the secret that the hashes of the audit trail are made with; empty for none.
     """
 
-    def __init__(self, saver: TurnwiseMemorySaver, events: MemoryEvents | None = None, *, ttl: int = 0) -> None:
+    def __init__(
+        self,
+        saver: TurnwiseMemorySaver,
+        events: MemoryEvents | None = None,
+        *,
+        ttl: int = 0,
+        audit_key: bytes = b"",
+    ) -> None:
+        self._audit_key = audit_key
         self._saver = saver
         self._events = events
         self._ttl = ttl or float("inf")
         self._calls: dict[str, _Kept] = {}
         self._order = count()
         self._next_sweep = 0.0
+
+    @property
+    def lease(self) -> float:
+        """Return what a lease in memory has: no end."""
+        return float("inf")
 
     async def begin(
         self,
@@ -70,6 +90,8 @@ class MemoryCalls:
         ttl: int | None = None,
         resumes: bool = False,
         died: str | None = None,
+        body: str = "",
+        timing: Timing | None = None,
     ) -> OpenTurn:
         """Take the lease and load the call."""
         await self._sweep()
@@ -77,20 +99,24 @@ class MemoryCalls:
         kept = self._calls.get(thread)
         if kept is None:
             kept = self._calls[thread] = _Kept(secrets.token_hex(16), next(self._order))
-        turn = OpenTurn(thread, secrets.token_hex(8), kept.incarnation, None, calls=self, key=key)
-        turn.push = copy.deepcopy(kept.push)
+        turn = OpenTurn(thread, secrets.token_hex(8), kept.incarnation, None, calls=self, key=key, body=body)
+        turn.push, turn.timing = copy.deepcopy(kept.push), timing or turn.timing
         if key and key in kept.answers:
-            turn.answered, turn.closed = kept.answers[key], True
+            turn.answered, turn.answered_body = kept.answers[key]
+            turn.closed = True
             return turn
-        if kept.turn is not None:
+        if kept.turn is not None and (kept.live or died not in (None, kept.turn)):
             raise Busy("another turn of this call is in flight")
+        if kept.turn is not None:
+            turn.died, turn.died_on = self._opened(kept), kept.version
         if kept.head is None and version:
             kept.version = version
         if kept.head is None and ttl is not None:
             kept.ttl = ttl
-        kept.turn, kept.base = turn.token, kept.head
+        kept.turn, kept.base, kept.live = turn.token, kept.head, True
+        turn.chain, turn.effects = kept.chain, dict(kept.effects)
         turn.version, turn.ttl = kept.version, kept.ttl if ttl is None else ttl
-        kept.said = {**(said or {}), "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        kept.said = turn.said = {**(said or {}), "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
         if self._events is not None:
             turn.after, turn.followed = await self._events.last(thread), self._events.watched(thread)
         kept.after, turn.head = turn.after, kept.head
@@ -99,10 +125,17 @@ class MemoryCalls:
 
     async def keep(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
         """Make what the saver saved the call's head, and go on."""
+        self._commit(turn, steps, complete=complete, last=False)
+
+    def _commit(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool, last: bool) -> None:
         kept = self._calls.get(turn.thread)
         if kept is None or kept.turn != turn.token or turn.saved is None:
             raise TurnLost("another turn of this call has begun; nothing of this one was saved")
         kept.head = turn.head = turn.saved
+        changes = changes_with(turn, steps, last=last)
+        steps, kept.chain = sealed(turn, steps, self._audit_key, last=last or complete)
+        turn.chain = kept.chain
+        self._settled(turn, kept, changes)
         kept.steps.extend(steps)
         turn.steps += steps
         kept.version, kept.ttl = "" if turn.ended else turn.version, turn.ttl
@@ -115,10 +148,12 @@ class MemoryCalls:
     async def finish(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
         """Make what the saver saved the call's head, unless it is, and give the lease back."""
         if turn.saved not in (None, turn.head):
-            await self.keep(turn, steps, complete=complete)
+            self._commit(turn, steps, complete=complete, last=True)
         kept = self._calls.get(turn.thread)
-        if kept is not None and kept.turn == turn.token and turn.key and steps:
-            kept.answers[turn.key] = steps[-1]["number"]
+        if kept is not None and kept.turn == turn.token:
+            self._settled(turn, kept, unsaid(turn))
+            if turn.key and steps and not any(step.get("parked") for step in (*turn.steps, *steps)):
+                kept.answers[turn.key] = steps[-1]["number"], turn.body
         await self.abandon(turn)
 
     async def abandon(self, turn: OpenTurn) -> None:
@@ -126,11 +161,54 @@ class MemoryCalls:
         turn.closed = True
         kept = self._calls.get(turn.thread)
         if kept is not None and kept.turn == turn.token:
+            self._settled(turn, kept, [(message_id, None) for message_id in turn.idle])
+        if kept is not None and kept.turn == turn.token and turn.unsettled:
+            self._leave_open(turn, kept)
+        elif kept is not None and kept.turn == turn.token:
             kept.turn = None
             if kept.expires < time.monotonic():  # while the turn was open; whoever it concerns must get to see it
                 kept.expires = self._end(kept)
             if kept.head is None:
                 del self._calls[turn.thread]
+
+    def _leave_open(self, turn: OpenTurn, kept: _Kept) -> None:
+        """Leave a turn open that sent writes and saved no outcome, or the one from which it took them over."""
+        kept.live = False
+        if not turn.sent and turn.died is not None:
+            kept.said, kept.after = dict(turn.died.said), turn.died.after
+            kept.base = None if turn.died.committed else kept.head
+
+    async def send(self, turn: OpenTurn, record: Record, over: Sequence[str]) -> None:
+        """Write down that a write is about to leave."""
+        kept = self._held(turn)
+        kept.effects[record.effect.message_id] = record
+        for message_id in over:
+            kept.effects.pop(message_id, None)
+
+    async def settle(self, turn: OpenTurn, changes: Sequence[Change]) -> None:
+        """Write down what is known of writes now."""
+        self._settled(turn, self._held(turn), changes)
+
+    async def parked(self, tenant: str) -> list[tuple[str, Record]]:
+        """Return the writes that wait for a person."""
+        mine = [(thread, kept) for thread, kept in self._calls.items() if tenant_of(thread) == encode(tenant)]
+        found = [(thread, record) for thread, kept in mine for record in kept.effects.values() if record.parked]
+        return sorted(found, key=lambda one: one[1].effect.sent_at)
+
+    def _held(self, turn: OpenTurn) -> _Kept:
+        kept = self._calls.get(turn.thread)
+        if kept is None or kept.turn != turn.token:
+            raise TurnLost("another turn of this call has begun")
+        return kept
+
+    @staticmethod
+    def _settled(turn: OpenTurn, kept: _Kept, changes: Sequence[Change]) -> None:
+        apply(turn, changes)
+        for message_id, record in changes:
+            if record is None:
+                kept.effects.pop(message_id, None)
+            else:
+                kept.effects[message_id] = record
 
     async def let_go(self, turn: OpenTurn, *, as_it_was: bool = False) -> None:
         """Give the lease back: nobody will go on with the turn when this process has ended."""
@@ -163,8 +241,10 @@ class MemoryCalls:
         return [thread for _, thread in sorted(mine, reverse=True)]
 
     async def dead(self, tenant: str) -> dict[str, CallRecord]:
-        """Return none: calls in memory die with their turns."""
-        return {}
+        """Return those that sent a write and were cut off; all others die with their turns."""
+        mine = [(thread, kept) for thread, kept in self._calls.items() if tenant_of(thread) == encode(tenant)]
+        threads = [thread for thread, kept in mine if kept.turn is not None and not kept.live]
+        return {thread: record for thread in threads if (record := await self._record(thread))}
 
     async def on_versions(self, tenant: str) -> Counter[str]:
         """Return how many calls are on each flow version."""
@@ -199,8 +279,10 @@ class MemoryCalls:
         """Remove everything of the call."""
         await self._expire(thread)
         kept = self._calls.get(thread)
-        if kept is not None and kept.turn is not None:
+        if kept is not None and kept.turn is not None and kept.live:
             raise Busy("a turn of this call is in flight")
+        if kept is not None and kept.effects:
+            raise OutcomeUnknown([record.parked or parked_name(thread, one) for one, record in kept.effects.items()])
         await self._forget(thread)
         return kept is not None
 
@@ -212,10 +294,14 @@ class MemoryCalls:
         kept = self._calls.get(thread)
         if kept is None:
             return None
-        opened = kept.turn and OpenedTurn(
-            kept.turn, True, copy.deepcopy(kept.said), kept.after, kept.base != kept.head
-        )
-        return CallRecord({}, list(kept.steps), kept.incarnation, opened or None, kept.version)
+        opened = self._opened(kept) if kept.turn else None
+        effects = tuple(kept.effects.values())
+        return CallRecord({}, list(kept.steps), kept.incarnation, opened, kept.version, effects)
+
+    @staticmethod
+    def _opened(kept: _Kept) -> OpenedTurn:
+        committed = kept.base != kept.head
+        return OpenedTurn(kept.turn or "", kept.live, copy.deepcopy(dict(kept.said)), kept.after, committed)
 
     def _end(self, kept: _Kept) -> float:
         return time.monotonic() + (self._ttl if kept.ttl is None else kept.ttl)
@@ -230,7 +316,7 @@ class MemoryCalls:
 
     async def _expire(self, thread: str) -> None:
         kept = self._calls.get(thread)
-        if kept is not None and kept.turn is None and kept.expires < time.monotonic():
+        if kept is not None and kept.turn is None and not kept.effects and kept.expires < time.monotonic():
             await self._forget(thread)
 
     async def _forget(self, thread: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -28,11 +28,11 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from graph.store import scripts
 from graph.store.calls import Calls
 from graph.store.channels import Channels
-from graph.store.embedded import embedded_store
+from graph.store.embedded import Fsync, embedded_store
 from graph.store.errors import StoreRefused, StoreUnavailable
 from graph.store.events import Events
 from graph.store.names import PREFIX
-from graph.store.redis_calls import RedisCalls
+from graph.store.redis_calls import LEASE_SECONDS, RedisCalls
 from graph.store.redis_events import RedisEvents
 from graph.store.saver import CoreSaver
 from graph.store.versions import MemoryVersions, RedisVersions, Versions
@@ -67,7 +67,14 @@ class Store:
 
 @asynccontextmanager
 async def open_store(
-    *, choice: Choice = "auto", url: str | None = None, data_dir: Path = Path(".flows"), ttl: int = 3600
+    *,
+    choice: Choice = "auto",
+    url: str | None = None,
+    data_dir: Path = Path(".flows"),
+    ttl: int = 3600,
+    fsync: Fsync = "everysec",
+    lease: float = LEASE_SECONDS,
+    audit_key: bytes = b"",
 ) -> AsyncIterator[Store]:
     """Open the store and close it again.
 
@@ -76,17 +83,21 @@ async def open_store(
         url: a Redis or Valkey server; the embedded one if None.
         data_dir: where the embedded store keeps its data.
         ttl: seconds a call lives after its last turn; 0 for ever.
+        fsync: when what the embedded store has answered is safe from a power failure.
+        lease: seconds a turn may hold a call without renewing; after that, another replica may take it over.
+        audit_key: the secret that the hashes of the audit trail are made with; empty for none.
 
     Raises:
         StoreUnavailable: if the store cannot be reached.
         StoreRefused: if it is not fit for the choice.
         graph.store.embedded.EmbeddedStoreError: if the embedded store cannot be started.
     """
+    terms: _Terms = {"ttl": ttl, "lease": lease, "audit_key": audit_key}
     if choice == "memory":
-        yield _memory(ttl)
+        yield _memory(ttl, audit_key)
         return
     async with AsyncExitStack() as stack:
-        address = url or (await stack.enter_async_context(embedded_store(data_dir))).url
+        address = url or (await stack.enter_async_context(embedded_store(data_dir, fsync=fsync))).url
         client = await stack.enter_async_context(_client(address))
         channels = Channels(client)
         stack.push_async_callback(channels.aclose)
@@ -95,34 +106,43 @@ async def open_store(
             await client.pubsub_numsub(_PROBE)
             kind = await _chosen(client, choice)
             await _mark(client, kind)
-            calls, saver = await (_core(client, ttl) if kind == "core" else _langgraph_redis(client, ttl))
+            calls, saver = await (_core(client, terms) if kind == "core" else _langgraph_redis(client, terms))
             store = Store(kind, calls, saver, RedisEvents(client, channels), RedisVersions(client))
         log.info("store opened", checkpointer=kind, embedded=url is None)
         yield store
 
 
-def _memory(ttl: int) -> Store:
+class _Terms(TypedDict):
+    """On which terms calls are kept."""
+
+    ttl: int
+    lease: float
+    audit_key: bytes
+
+
+def _memory(ttl: int, audit_key: bytes) -> Store:
     from graph.store.memory import MemoryCalls
     from graph.store.memory_events import MemoryEvents
     from graph.store.stock import TurnwiseMemorySaver
 
     saver, events = TurnwiseMemorySaver(), MemoryEvents()
-    return Store("memory", MemoryCalls(saver, events, ttl=ttl), saver, events, MemoryVersions())
+    calls = MemoryCalls(saver, events, ttl=ttl, audit_key=audit_key)
+    return Store("memory", calls, saver, events, MemoryVersions())
 
 
-async def _core(client: Redis, ttl: int) -> tuple[Calls, BaseCheckpointSaver[Any]]:
-    saver = CoreSaver(client, ttl=ttl)
+async def _core(client: Redis, terms: _Terms) -> tuple[Calls, BaseCheckpointSaver[Any]]:
+    saver = CoreSaver(client, **terms)
     return saver.calls, saver
 
 
-async def _langgraph_redis(client: Redis, ttl: int) -> tuple[Calls, BaseCheckpointSaver[Any]]:
+async def _langgraph_redis(client: Redis, terms: _Terms) -> tuple[Calls, BaseCheckpointSaver[Any]]:
     from graph.store.langgraph_redis import TurnwiseRedisSaver
 
     # The stock saver counts minutes. Its checkpoints outlive the call's own keys by one: a head is never lost.
-    minutes = {"default_ttl": ttl / 60 + 1, "refresh_on_read": False} if ttl else None
+    minutes = {"default_ttl": terms["ttl"] / 60 + 1, "refresh_on_read": False} if terms["ttl"] else None
     saver = TurnwiseRedisSaver(redis_client=client, ttl=minutes)
     await saver.asetup()
-    return RedisCalls(client, saver, ttl=ttl, checkpoint_key=saver.key_of), saver
+    return RedisCalls(client, saver, checkpoint_key=saver.key_of, **terms), saver
 
 
 def _client(url: str) -> Redis:

@@ -14,12 +14,13 @@ from graph.store import scripts
 from graph.store.asking import Asked, answering, together
 from graph.store.calls import CallRecord, Moment, OpenedTurn
 from graph.store.codec import Codec
+from graph.store.effects import read as read_effect
 from graph.store.events import START
 from graph.store.index import Index
 from graph.store.names import keys_of
 
 _AT_ONCE, _MANY_AT_ONCE = 100, 1_000
-_NO_STEPS = 2**31
+NO_STEPS = 2**31
 """After so many steps there are none: who asks so wants none."""
 _LONGEST_WAIT = 0.02
 
@@ -50,7 +51,7 @@ class Reading:
             found = await self._record(keys=keys_of(thread), args=[1, 0])
             if not found or found[0] is None:
                 return _record(found)
-            loaded = await self._loaded(thread, found[0].decode(), found[9], found[10])
+            loaded = await self._loaded(thread, found[0].decode(), found[10], found[11])
         return _record(found, loaded.checkpoint["channel_values"]) if loaded else None
 
     async def look(self, thread: str, after: int) -> CallRecord | None:
@@ -65,7 +66,7 @@ class Reading:
     async def dead(self, tenant: str) -> dict[str, CallRecord]:
         """Return the calls whose open turn has lost its lease, among those that are marked as having one."""
         threads = await self._index.opened(tenant)
-        records = await self._records(threads, _NO_STEPS)
+        records = await self._records(threads, NO_STEPS)
         found = zip(threads, records, strict=True)
         return {thread: record for thread, record in found if record and record.opened and not record.opened.live}
 
@@ -176,8 +177,15 @@ def died_in(told: list[Any]) -> tuple[OpenedTurn, str]:
 def _record(found: list[Any], state: dict[str, Any] | None = None) -> CallRecord | None:
     if not found:
         return None
-    _, incarnation, token, live, opened, after, steps, version, committed = found[:9]
+    _, incarnation, token, live, opened, after, steps, version, committed, effects = found[:10]
     position = after.decode() if after else START
     turn = token and OpenedTurn(token.decode(), bool(live), orjson.loads(opened), position, bool(committed))
     trail = [orjson.loads(step) for step in steps]
-    return CallRecord(state or {}, trail, (incarnation or b"").decode(), turn or None, (version or b"").decode())
+    return CallRecord(
+        state or {},
+        trail,
+        (incarnation or b"").decode(),
+        turn or None,
+        (version or b"").decode(),
+        tuple(map(read_effect, effects)),
+    )

@@ -15,17 +15,20 @@ from redis.asyncio import Redis
 
 from graph.store import scripts
 from graph.store.asking import Argument, Asked, answering, together
-from graph.store.calls import OpenTurn, steps_before_run
+from graph.store.calls import OpenTurn, sealed, steps_before_run
 from graph.store.codec import Codec
-from graph.store.errors import Busy, SaveUnknown, StoreUnavailable, TurnLost
+from graph.store.effects import Change, Record, apply, changes_with, parked_name, read, unsaid, written
+from graph.store.errors import Busy, OutcomeUnknown, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.index import Index, warn
 from graph.store.names import keys_of
-from graph.store.reading import Reading, died_in, push_in
+from graph.store.reading import NO_STEPS, Reading, died_in, push_in
 from nodes.state import Step
+from nodes.timing import Timing
 
 LEASE_SECONDS = 30.0
 
 _ANSWERED = 2  # by BEGIN: an earlier step answered this very message
+_UNKNOWN = -2  # by DELETE: what came of a write of the call is not known
 _ANOTHER, _GONE = 0, 2  # by ABANDON, and by a COMMIT that is refused: another turn holds the call; it is gone
 _LONGER = 60
 """Seconds by which a stock saver's checkpoints outlive the call's own keys: a head is never lost."""
@@ -41,6 +44,7 @@ class RedisCalls(Reading):
         codec: how the saver's `aput` commits (`core`); None if a stock saver keeps the checkpoints itself.
         checkpoint_key: where a stock saver keeps a checkpoint, by thread and checkpoint id; needed if they expire.
         lease: seconds a turn may hold a call without renewing.
+        audit_key: the secret that the hashes of the audit trail are made with; empty for none.
     """
 
     def __init__(
@@ -52,8 +56,10 @@ class RedisCalls(Reading):
         codec: Codec | None = None,
         checkpoint_key: Callable[[str, str], str] | None = None,
         lease: float = LEASE_SECONDS,
+        audit_key: bytes = b"",
     ) -> None:
         super().__init__(client, saver, index=Index(client, ttl=ttl), codec=codec)
+        self._audit_key = audit_key
         self._ttl = ttl
         self._checkpoint_key = checkpoint_key
         self._lease_ms = int(lease * 1000)
@@ -66,6 +72,13 @@ class RedisCalls(Reading):
         self._live = client.register_script(scripts.LIVE)
         self._renew = client.register_script(scripts.RENEW)
         self._delete = client.register_script(scripts.DELETE)
+        self._send = client.register_script(scripts.SEND)
+        self._settle = client.register_script(scripts.SETTLE)
+
+    @property
+    def lease(self) -> float:
+        """Seconds a turn may hold a call without renewing."""
+        return self._lease_ms / 1000
 
     async def begin(
         self,
@@ -77,12 +90,18 @@ class RedisCalls(Reading):
         ttl: int | None = None,
         resumes: bool = False,
         died: str | None = None,
+        body: str = "",
+        timing: Timing | None = None,
     ) -> OpenTurn:
         """Take the lease and load the call.
 
         A call whose checkpoint was evicted, or ran out while a crashed turn held the rest, is as good as expired.
         """
-        new = _New(said or {}, key, version, ttl, resumes, died)
+        new = _New(said or {}, key, version, ttl, resumes, died, body, timing or Timing())
+        with new.timing.of("store"):
+            return await self._begun(thread, new)
+
+    async def _begun(self, thread: str, new: "_New") -> OpenTurn:
         turn, blob, writes = await self._take(thread, new)
         if turn.head is None:
             return turn
@@ -91,9 +110,9 @@ class RedisCalls(Reading):
             turn.loaded = await self._loaded(thread, turn.head, blob, writes)
         if turn.loaded is None:
             await self._forget(turn)
-            if died is not None:
+            if new.died is not None:
                 raise Busy("nothing is left of the run that was to be gone on with")
-            return await self.begin(thread, said=said, key=key, version=version, ttl=ttl, resumes=resumes)
+            return await self._begun(thread, new)
         return turn
 
     async def keep(self, turn: OpenTurn, steps: Sequence[Step], *, complete: bool) -> None:
@@ -106,6 +125,8 @@ class RedisCalls(Reading):
         if turn.closed:
             return
         if turn.saved is None or turn.saved == turn.head:
+            if left := unsaid(turn):
+                await self.settle(turn, left)
             await self._release(turn, steps)
         else:
             await self.commit(turn, turn.saved, b"", steps, complete=complete)
@@ -125,15 +146,21 @@ class RedisCalls(Reading):
         The message counts as answered with the last of its commits: whoever repeats it until then goes on with it.
         """
         ttl = self._ttl_of(turn)
+        changes = changes_with(turn, steps, last=release)
+        steps, chain = sealed(turn, steps, self._audit_key, last=release or complete)
         args: list[Argument] = [turn.token, turn.head or "", head, blob, ttl, int(release)]
         args += int(complete or turn.wants_trail), steps_before_run(turn, steps)
         args += _answer(turn, steps) if release or complete else ("", 0)
         args += "" if turn.ended else turn.version, "" if turn.ttl is None else turn.ttl
+        args += chain, len(changes)
+        args += [arg for message_id, record in changes for arg in (message_id, written(record))]
         args += map(orjson.dumps, steps)
         asked = [Asked(self._commit, keys_of(turn.thread), args)]
-        asked.append(self._index.committed(turn.thread, release=release, ttl=turn.ttl))
+        left = len(turn.effects) - sum(record is None for _, record in changes)
+        settled = turn.marked if not left else None
+        asked.append(self._index.committed(turn.thread, release=release, ttl=turn.ttl, settled=settled))
         asked += self._lives(turn.thread, turn.head, ttl)  # it is history now
-        asked += self._lives(turn.thread, head, ttl if release else 0)
+        asked += self._lives(turn.thread, head, ttl if release and not left else 0)
         committed = await self._committed(asked)
         if not committed[0]:
             await self._undo(turn, head, committed[1])
@@ -141,7 +168,8 @@ class RedisCalls(Reading):
         turn.push = push_in(committed[1])
         turn.trail = [orjson.loads(step) for step in committed[2]]
         turn.steps += steps
-        turn.head, turn.closed = head, release
+        turn.head, turn.closed, turn.chain = head, release, chain
+        apply(turn, changes)
 
     async def _committed(self, asked: Sequence[Asked]) -> Any:
         """Run the commit, and once more if its answer was lost: what was committed already stays as it is."""
@@ -154,8 +182,49 @@ class RedisCalls(Reading):
                 raise SaveUnknown("the store did not confirm that the turn was saved") from error
 
     async def abandon(self, turn: OpenTurn) -> None:
-        """Give the lease back."""
-        await self._release(turn, ())
+        """Give the lease back; a turn that sent writes whose outcomes are not saved stays open, to be asked about."""
+        if turn.idle:
+            await self.settle(turn, [(message_id, None) for message_id in turn.idle])
+        if turn.unsettled:
+            await self.let_go(turn, as_it_was=not turn.sent)
+        else:
+            await self._release(turn, ())
+
+    async def send(self, turn: OpenTurn, record: Record, over: Sequence[str]) -> None:
+        """Write down that a write is about to leave; the index knows of it before."""
+        effect = record.effect
+        args: list[Argument] = [turn.token, self._lease_ms, effect.message_id, written(record), *over]
+        asked = Asked(self._send, _call_and_effects(turn.thread), args)
+        with turn.timing.of("store"):
+            async with answering():
+                marked, sent = await together(self._client, [self._index.sending(turn.thread), asked])
+                for answer in (marked, sent):
+                    if isinstance(answer, Exception):
+                        raise answer
+        turn.marked = marked
+        if not sent:
+            raise TurnLost("another turn of this call has begun; nothing of this one was sent or saved")
+
+    async def settle(self, turn: OpenTurn, changes: Sequence[Change]) -> None:
+        """Write down what is known of writes now."""
+        args: list[Argument] = [turn.token]
+        args += [arg for message_id, record in changes for arg in (message_id, written(record))]
+        async with answering():
+            if not await self._settle(keys=_call_and_effects(turn.thread), args=args):
+                raise TurnLost("another turn of this call has begun")
+        apply(turn, changes)
+
+    async def parked(self, tenant: str) -> list[tuple[str, Record]]:
+        """Look up the calls that may have writes whose outcomes are not known; forget those that have none."""
+        scored = await self._index.with_effects(tenant)
+        records = await self._records([thread for thread, _ in scored], NO_STEPS)
+        found: list[tuple[str, Record]] = []
+        for (thread, score), call in zip(scored, records, strict=True):
+            effects = call.effects if call else ()
+            found += [(thread, record) for record in effects if record.parked]
+            if not effects and not (call and call.opened):
+                await self._index.without_effects(thread, score)
+        return sorted(found, key=lambda one: one[1].effect.sent_at)
 
     async def let_go(self, turn: OpenTurn, *, as_it_was: bool = False) -> None:
         """Let the lease run out now."""
@@ -201,19 +270,25 @@ class RedisCalls(Reading):
     async def renew(self, turn: OpenTurn) -> None:
         """Hold the lease for its full time again."""
         async with answering():
-            await self._renew(keys=keys_of(turn.thread)[:1], args=[turn.token, self._lease_ms])
+            if not await self._renew(keys=keys_of(turn.thread)[:1], args=[turn.token, self._lease_ms]):
+                raise TurnLost("another turn of this call has begun; nothing of this one is saved")
 
     async def delete(self, thread: str) -> bool:
         """Remove every key of the call, those of a stock saver under a lease: a new call must not lose its own."""
         if self._codec is not None:
             return await self._drop(thread, "")
         turn, _, _ = await self._take(thread, _New())
+        if turn.effects:
+            await self.abandon(turn)
+            await self._refuse_to_drop(thread)
         return await self._forget(turn)
 
     async def _take(self, thread: str, new: "_New") -> tuple[OpenTurn, bytes | None, list[bytes]]:
         """Take the lease; return the turn, with the checkpoint and pending writes that `core` has for it."""
         turn = OpenTurn(thread, secrets.token_hex(8), "", None, calls=self, key=new.key, ttl=new.ttl)
-        opened = orjson.dumps({**new.said, "at": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        turn.body, turn.timing = new.body, new.timing
+        turn.said = {**new.said, "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        opened = orjson.dumps(turn.said)
         ttl = self._ttl_of(turn)
         args: list[Argument] = [turn.token, self._lease_ms, opened, secrets.token_hex(16)]
         args += ttl and max(ttl, self._first_least), new.key or "", new.version, "" if new.ttl is None else new.ttl
@@ -225,7 +300,8 @@ class RedisCalls(Reading):
             raise Busy("another turn of this call is in flight")
         turn.incarnation, turn.push = (began[1] or b"").decode(), push_in(began[2])
         if began[0] == _ANSWERED:
-            turn.answered, turn.closed = int(began[3]), True
+            number, _, turn.answered_body = began[3].decode().partition(" ")
+            turn.answered, turn.closed = int(number), True
         if marked == 1 and (turn.closed or (began[5] is None and not new.resumes)):  # it may expire
             async with self._giving_back(turn):
                 await self._index.unmark(thread)
@@ -236,6 +312,8 @@ class RedisCalls(Reading):
         turn.version, turn.ttl = (began[8] or b"").decode(), int(began[9]) if began[9] else None
         if began[10]:
             turn.died, turn.died_on = died_in(began[10])
+        turn.effects = {record.effect.message_id: record for record in map(read, began[11][1::2])}
+        turn.chain = (began[12] or b"").decode()
         return turn, began[6], began[7]
 
     async def _with_index(self, asked: Asked, touched: Asked, *more: Asked) -> tuple[Any, Any]:
@@ -266,9 +344,20 @@ class RedisCalls(Reading):
                     await self._saver.adelete_thread(turn.thread)
             return await self._drop(turn.thread, turn.token)
 
+    async def _refuse_to_drop(self, thread: str) -> None:
+        call = await self.look(thread, NO_STEPS)
+        names = (
+            [record.parked or parked_name(thread, record.effect.message_id) for record in call.effects]
+            if call
+            else []
+        )
+        raise OutcomeUnknown(names)
+
     async def _drop(self, thread: str, token: str) -> bool:
         async with answering():
             dropped = int(await self._delete(keys=keys_of(thread), args=[token]))
+        if dropped == _UNKNOWN:
+            await self._refuse_to_drop(thread)
         if dropped < 0:
             raise Busy("a turn of this call is in flight")
         await self._index.drop(thread)
@@ -285,8 +374,18 @@ class _New:
     ttl: int | None = None
     resumes: bool = False
     died: str | None = None
+    body: str = ""
+    timing: Timing = field(default_factory=Timing)
 
 
-def _answer(turn: OpenTurn, steps: Sequence[Step]) -> tuple[str, int]:
-    """Return what to remember of a message that has its answer: its key, and the step that answered it."""
-    return (turn.key, steps[-1]["number"]) if turn.key and steps else ("", 0)
+def _answer(turn: OpenTurn, steps: Sequence[Step]) -> tuple[str, str]:
+    """Return what to remember of a message that has its answer: its key, and the step that answered it, with the hash
+    of what the message said. What waits for a person is no answer."""
+    if not turn.key or not steps or any(step.get("parked") for step in (*turn.steps, *steps)):
+        return "", ""
+    return turn.key, f"{steps[-1]['number']} {turn.body}".strip()
+
+
+def _call_and_effects(thread: str) -> list[str]:
+    keys = keys_of(thread)
+    return [keys[0], keys[5]]

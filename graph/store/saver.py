@@ -25,7 +25,7 @@ from graph.store.asking import answering
 from graph.store.calls import OpenTurn, is_worth_saving, new_steps, turn_of
 from graph.store.codec import Codec
 from graph.store.names import PREFIX, keys_of, thread_of
-from graph.store.redis_calls import RedisCalls
+from graph.store.redis_calls import LEASE_SECONDS, RedisCalls
 from nodes.runs import has_ended
 
 _ASYNC_ONLY = "this saver is asynchronous; call {name} instead (ainvoke, astream, aget_state …)"
@@ -37,15 +37,19 @@ class CoreSaver(BaseCheckpointSaver[int]):
     Args:
         client: a client that returns bytes.
         ttl: seconds a thread lives after its last checkpoint; 0 for ever.
+        lease: seconds a turn may hold a call without renewing.
+        audit_key: the secret that the hashes of the audit trail are made with; empty for none.
     """
 
-    def __init__(self, client: Redis, *, ttl: int = 0) -> None:
+    def __init__(
+        self, client: Redis, *, ttl: int = 0, lease: float = LEASE_SECONDS, audit_key: bytes = b""
+    ) -> None:
         super().__init__()
         self._client = client
         self._ttl = ttl
         self._put = client.register_script(scripts.PUT)
         self._read = client.register_script(scripts.READ)
-        self.calls = RedisCalls(client, self, ttl=ttl, codec=self._codec)
+        self.calls = RedisCalls(client, self, ttl=ttl, codec=self._codec, lease=lease, audit_key=audit_key)
         """The calls whose commit is this saver's `aput`."""
 
     @property

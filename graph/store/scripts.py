@@ -3,24 +3,28 @@
 All keys of a call share one hash tag:
 
     flows:{TAG}:call         hash: head, incarnation, push, version (that of the flow, while a run has not ended),
-                             ttl (seconds it is kept, where that is its own); with an open turn also turn (the
-                             fence), lease, opened, after (the event before its first one), base (the head before
-                             it), expires (when the call would have)
+                             chain (the hash of the last step), ttl (seconds it is kept, where that is its own);
+                             with an open turn also turn (the fence), lease, opened, after (the event before its
+                             first one), base (the head before it), expires (when the call would have)
     flows:{TAG}:checkpoints  hash: NAMESPACE|CHECKPOINT-ID → checkpoint, metadata, parent (empty beside a stock saver)
     flows:{TAG}:steps        list: the audit trail, oldest first
     flows:{TAG}:writes       hash: pending writes of interrupted runs
-    flows:{TAG}:keys         hash: what names a message → the number of the step that answered it
+    flows:{TAG}:keys         hash: what names a message → the number of the step that answered it, and the hash of
+                             what it said
+    flows:{TAG}:effects      hash: message id → a write that was sent and whose outcome is not committed yet
     flows:{TAG}:events       stream: what happened while turns ran, for who follows them; expires by itself
 
 A call whose turn is open has no end, or what a killed process left unanswered would be gone before anybody saw it;
-only a first turn that committed nothing ends by itself.
+only a first turn that committed nothing, and sent no write, ends by itself. Nor has a call an end whose writes'
+outcomes are not known (`effects`).
 
-Beside the calls, four keys for each tenant, which share a slot:
+Beside the calls, five keys for each tenant, which share a slot:
 
     flows:index:TENANT                  sorted set: thread → when it was committed last, milliseconds
     flows:{flows:index:TENANT}:open     set: threads that may have an open turn, and then do not expire
     flows:{flows:index:TENANT}:lasting  sorted set: as the first, of calls that are kept for a time of their own
     flows:{flows:index:TENANT}:ends     sorted set: when each of those ends, milliseconds
+    flows:{flows:index:TENANT}:effects  sorted set: threads that may have effects → when they last had a new one
 
 Redis' own clock measures leases, so that replicas need not agree on the time. Each script may run twice, because the
 client repeats one whose answer was lost.
@@ -34,10 +38,10 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 BEGIN = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys events
+-- KEYS call checkpoints steps writes keys effects events
 -- ARGV token lease_ms opened incarnation first_ttl key version ttl died   (died: the only turn it may take over from)
 local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push', 'version', 'ttl', 'opened',
-  'after', 'base')
+  'after', 'base', 'chain')
 if had[3] and ARGV[6] ~= '' then
   local answered = redis.call('HGET', KEYS[5], ARGV[6])
   if answered then return {2, had[4], had[5], answered} end
@@ -45,8 +49,8 @@ end
 if had[1] and tonumber(had[1]) > now and had[2] ~= ARGV[1] then return {0} end
 if ARGV[9] ~= '' and had[2] ~= ARGV[9] and had[2] ~= ARGV[1] then return {0} end
 local incarnation, left = had[4] or ARGV[4], redis.call('PTTL', KEYS[1])
-local newest = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
-local after, watching = newest and newest[1] or '0-0', redis.call('PUBSUB', 'NUMSUB', KEYS[6])[2]
+local newest = redis.call('XREVRANGE', KEYS[7], '+', '-', 'COUNT', 1)[1]
+local after, watching = newest and newest[1] or '0-0', redis.call('PUBSUB', 'NUMSUB', KEYS[7])[2]
 local ttl = ARGV[8] ~= '' and ARGV[8] or had[7]
 local fields = {'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]), 'opened', ARGV[3], 'after', after,
   'base', had[3] or '', 'incarnation', incarnation}
@@ -59,11 +63,13 @@ if not had[3] and ARGV[7] ~= '' then
 end
 if not had[3] and ARGV[8] ~= '' then set('ttl', ttl) end -- of a call that exists, once something is committed
 redis.call('HSET', KEYS[1], unpack(fields))
-local told = {1, incarnation, had[5], after, watching, had[3], false, {}, had[6], ttl, died}
+local effects = redis.call('HGETALL', KEYS[6])
+local told = {1, incarnation, had[5], after, watching, had[3], false, {}, had[6], ttl, died, effects, had[11]}
 if not had[3] then
   for i = 2, 5 do redis.call('DEL', KEYS[i]) end -- an evicted call may leave these behind
   local first = ttl and tonumber(ttl) > tonumber(ARGV[5]) and ttl or ARGV[5]
-  if ARGV[5] ~= '0' then redis.call('EXPIRE', KEYS[1], first) end -- a first turn that crashes leaves nothing
+  -- a first turn that crashes leaves nothing, unless it sent a write
+  if ARGV[5] ~= '0' and #effects == 0 then redis.call('EXPIRE', KEYS[1], first) end
   return told
 end
 if left >= 0 then redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', now + left)) end
@@ -74,8 +80,9 @@ return told
 )
 
 COMMIT = """
--- KEYS call checkpoints steps writes keys events
--- ARGV token parent head blob ttl release trail first key answered version own steps...   (own: a ttl of its own)
+-- KEYS call checkpoints steps writes keys effects events
+-- ARGV token parent head blob ttl release trail first key answered version own chain effects (id effect)... steps...
+-- own: a ttl of its own; effects: how many of them change, to what is not known yet of them or to nothing
 -- Answers, if it is refused, {0, what}: 0 if the call has no end for another turn is open, 2 if it is gone, else 1.
 local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'push')
 -- Who is notified may be told the whole run, so its trail is answered too, whether it was asked for or not.
@@ -95,12 +102,19 @@ else
 end
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[5], ARGV[9], ARGV[10]) end
 if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'ttl', ARGV[12]) end
-for i = 13, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'chain', ARGV[13]) end
+local first = 15 + 2 * ARGV[14]
+for i = 15, first - 1, 2 do
+  if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[6], ARGV[i])
+  else redis.call('HSET', KEYS[6], ARGV[i], ARGV[i + 1]) end
+end
+for i = first, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
 if ARGV[6] == '1' then
   redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'base')
-  if ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
+  if redis.call('EXISTS', KEYS[6]) == 1 then for i = 1, 6 do redis.call('PERSIST', KEYS[i]) end
+  elseif ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
   -- A turn that nobody follows publishes no events; who watches the call learns that it is over all the same.
-  redis.call('PUBLISH', KEYS[6], '')
+  redis.call('PUBLISH', KEYS[7], '')
 else
   for i = 1, 5 do redis.call('PERSIST', KEYS[i]) end
 end
@@ -110,7 +124,7 @@ return committed()
 ABANDON = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys   ARGV token ttl key answered
+-- KEYS call checkpoints steps writes keys effects   ARGV token ttl key answered
 -- A turn that committed nothing leaves the call the time it had. Where that ran out while a turn was open (this one,
 -- or one before it whose process died), the call has its full time again: whoever it concerns must get to see it.
 -- Answers 0 if the call has no end for another turn is open, 2 if it is gone, else 1; also to a repeated one.
@@ -122,6 +136,7 @@ if not had[2] then -- its events stay for a while: they may tell a follower why 
 end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[5], ARGV[3], ARGV[4]) end
 redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'base', 'expires')
+if redis.call('EXISTS', KEYS[6]) == 1 then return 1 end -- it has no end before they are settled
 for i = 1, 5 do
   if had[3] and tonumber(had[3]) > now then redis.call('PEXPIREAT', KEYS[i], had[3])
   elseif ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
@@ -145,6 +160,47 @@ end
 return 1
 """
 
+SEND = (
+    _CLOCK
+    + """
+-- KEYS call effects   ARGV token lease_ms id effect over...   (over: those that it replaces)
+-- A write is about to leave: from now on the call has no end before it is known what came of it.
+if redis.call('HGET', KEYS[1], 'turn') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+for i = 5, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
+redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
+redis.call('PERSIST', KEYS[1])
+redis.call('PERSIST', KEYS[2])
+return 1
+"""
+)
+
+SETTLE = """
+-- KEYS call effects   ARGV token (id effect)...   (an effect that is empty is settled)
+if redis.call('HGET', KEYS[1], 'turn') ~= ARGV[1] then return 0 end
+for i = 2, #ARGV, 2 do
+  if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[2], ARGV[i])
+  else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+end
+return 1
+"""
+
+MARK_EFFECT = (
+    _CLOCK
+    + """
+-- KEYS effects open   ARGV thread
+redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
+redis.call('SADD', KEYS[2], ARGV[1])
+return now
+"""
+)
+
+UNMARK_EFFECT = """
+-- KEYS effects   ARGV thread score   (not if it has had a new one since)
+if redis.call('ZSCORE', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 0
+"""
+
 LIVE = """
 -- KEYS checkpoint of a stock saver   ARGV seconds   (0 for ever)
 if ARGV[1] == '0' then return redis.call('PERSIST', KEYS[1]) end
@@ -166,15 +222,15 @@ return 1
 RECORD = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes   ARGV checkpoint after   (how many steps are left out)
+-- KEYS call checkpoints steps writes keys effects   ARGV checkpoint after   (how many steps are left out)
 local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened', 'after', 'version', 'base')
 if not had[1] and not had[3] then return {} end
 local live = had[4] and tonumber(had[4]) > now and 1 or 0
 local committed = had[8] ~= (had[1] or '') and 1 or 0
-local told = {had[1], had[2], had[3], live, had[5], had[6], {}, had[7], committed}
+local told = {had[1], had[2], had[3], live, had[5], had[6], {}, had[7], committed, redis.call('HVALS', KEYS[6])}
 if had[1] then told[7] = redis.call('LRANGE', KEYS[3], ARGV[2], -1) end
 if had[1] and ARGV[1] == '1' then
-  told[10], told[11] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
+  told[11], told[12] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
 end
 return told
 """
@@ -214,9 +270,10 @@ return 1
 DELETE = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys events   ARGV token
+-- KEYS call checkpoints steps writes keys effects events   ARGV token
 local had = redis.call('HMGET', KEYS[1], 'lease', 'head', 'turn')
 if had[1] and tonumber(had[1]) > now and had[3] ~= ARGV[1] then return -1 end
+if redis.call('EXISTS', KEYS[6]) == 1 then return -2 end
 redis.call('DEL', unpack(KEYS))
 return had[2] and 1 or 0
 """
@@ -225,9 +282,10 @@ return had[2] and 1 or 0
 TOUCH = (
     _CLOCK
     + """
--- KEYS index open lasting ends   ARGV thread ttl what own resumes
+-- KEYS index open lasting ends effects   ARGV thread ttl what own resumes settled
 -- what: begun, kept, committed, abandoned; own: the seconds the call is kept, where that is its own; resumes: whether
--- its open turn is gone on with if its process dies. Answers 1 if the thread is among the open ones only since now.
+-- its open turn is gone on with if its process dies; settled: when the last write was marked of those that are known
+-- to be settled now. Answers 1 if the thread is among the open ones only since now.
 local score = string.format('%.3f', t[1] * 1000 + t[2] / 1000)
 local marked, what, own, place, is_new = 0, ARGV[3], ARGV[4], KEYS[1], 0
 if own ~= '' then
@@ -239,6 +297,7 @@ if what == 'begun' then
     is_new = is_new + redis.call('ZADD', place, 'NX', score, ARGV[1])
   end
 elseif what ~= 'abandoned' then redis.call('ZADD', place, score, ARGV[1]) end
+if ARGV[6] ~= '' and redis.call('ZSCORE', KEYS[5], ARGV[1]) == ARGV[6] then redis.call('ZREM', KEYS[5], ARGV[1]) end
 if what == 'committed' then redis.call('SREM', KEYS[2], ARGV[1])
 elseif what == 'abandoned' then -- a call that was too old to be named, but had no end, has one again
   if redis.call('SREM', KEYS[2], ARGV[1]) == 1 then redis.call('ZADD', place, 'NX', score, ARGV[1]) end

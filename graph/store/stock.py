@@ -45,6 +45,8 @@ class Turnwise(BaseCheckpointSaver[Any]):
             turn.saving, turn.ended = asyncio.current_task(), has_ended(values)
             # All versions, because savers keep what changed since a save, and one may have been left out here.
             versions = checkpoint["channel_versions"]
+            if turn.calls is not None:
+                await turn.calls.renew(turn)  # refused if the lease moved on, before anything is written
             await super().aput(_at(turn, turn.head), _without_steps(checkpoint), metadata, versions)
             turn.saved = checkpoint["id"]
             if turn.calls is not None and not turn.one_save:

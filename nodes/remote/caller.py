@@ -6,6 +6,7 @@ A message is sent once. Whoever follows the turn is told what the agent does: of
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar
@@ -31,8 +32,9 @@ from nodes.remote.dialect import (
     send_params,
     task_params,
 )
-from nodes.remote.errors import AgentError, BadReply, Disconnected, HttpFailed, RpcFailed, TimedOut, Unreachable
-from nodes.remote.work import Work
+from nodes.remote.errors import AgentError, BadReply, Disconnected, RpcFailed, TimedOut
+from nodes.remote.sought import Sought
+from nodes.remote.work import Patience, Work
 
 MAX_REPLY_BYTES = 8_000_000
 CARD_TIMEOUT = 5.0
@@ -40,8 +42,7 @@ _UNKNOWN_TASK, _NOT_CANCELABLE, _UNSUPPORTED, _NO_METHOD, _NO_VERSION = -32001, 
 _OTHER_VERSION = (_NO_METHOD, _NO_VERSION)
 """The agent speaks another version than its card said."""
 _DOES_NOT_STREAM = (_NO_METHOD, _UNSUPPORTED)
-_DOES_NOT_CANCEL = (_UNKNOWN_TASK, _NOT_CANCELABLE, _UNSUPPORTED, _NO_METHOD)
-_POLL_FIRST, _POLL_LONGEST = 0.05, 1.0
+_WILL_NOT = (_UNKNOWN_TASK, _NOT_CANCELABLE, _UNSUPPORTED, _NO_METHOD)
 
 Read = TypeVar("Read")
 
@@ -131,6 +132,30 @@ class Caller:
             raise _timed_out(request) from error
         return next((state for state in states if state is not None), None)
 
+    async def find(self, request: AgentRequest) -> Reply | None:
+        """Ask the agent what became of a message that was sent before, and wait for its task if that is at work.
+
+        The message is recognised by its `message_id` alone, in the history of the task that it continued, or else of
+        those in the request's context; only agents that speak 1.0 can be asked for these. Nothing is sent but
+        questions. None if the agent remembers no such message, or cannot be asked.
+
+        Raises:
+            AgentError: for everything else that can go wrong on the way; `acted` is None, for it tells only of the
+                asking. `TimedOut` names the task if the agent has not answered the message when the time is up.
+        """
+        sought = Sought(request)
+        try:
+            async with asyncio.timeout(request.timeout):
+                # With the card as it is now: the agent may have been replaced since, and then speak another version.
+                endpoint = await self._cards.endpoint_again(request.agent, request.url)
+                return await sought.find(endpoint.dialect, partial(self._unless_refused, request, endpoint))
+        except TimeoutError as error:
+            raise _timed_out(request, sought.task_id) from error
+        except Unreadable as error:
+            raise BadReply(request.agent, str(error)) from error
+        except AgentError as error:
+            raise _of_asking(error) from error
+
     async def _call(self, request: AgentRequest, work: Work) -> Reply:
         endpoint = await self._cards.endpoint(request.agent, request.url)
         if work.task_id is not None:
@@ -186,17 +211,9 @@ class Caller:
 
     async def _settled(self, request: AgentRequest, endpoint: Endpoint, work: Work) -> Reply:
         """Ask after the task until it is no longer at work."""
-        pause = _POLL_FIRST
+        patience, params = Patience(), task_params(work.task_id or "")
         while True:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _POLL_LONGEST)
-            params = task_params(work.task_id or "")
-            try:
-                result = await self._rpc(request, endpoint, GET_TASK[endpoint.dialect], params)
-            except (Unreachable, Disconnected, HttpFailed) as error:
-                if not error.retryable:
-                    raise
-                continue  # asking changes nothing, so it may be asked again until the time is up
+            result = await patience.ask(partial(self._rpc, request, endpoint, GET_TASK[endpoint.dialect], params))
             if reply := _read(request, work.hear_task, result):
                 return reply
 
@@ -216,7 +233,7 @@ class Caller:
         try:
             return await self._rpc(request, endpoint, method, params)
         except RpcFailed as error:
-            if error.code not in _DOES_NOT_CANCEL:
+            if error.code not in _WILL_NOT:
                 raise
             return None
 
@@ -250,6 +267,13 @@ class _Addressed(TypedDict):
 def _timed_out(request: AgentRequest, task_id: str | None = None) -> TimedOut:
     message = f"agent {request.agent!r} did not answer within {request.timeout:.3g} s"
     return TimedOut(request.agent, message, task_id)
+
+
+def _of_asking(error: AgentError) -> AgentError:
+    """Return the error as one that tells nothing of the message; calls that wait for the same card have the other."""
+    told = type(error).__new__(type(error), *error.args)
+    told.__dict__ |= error.__dict__ | {"acted": None}
+    return told
 
 
 def _read(request: AgentRequest, read: Callable[..., Read], *document: object) -> Read:

@@ -54,14 +54,18 @@ def send_params(request: AgentRequest, dialect: Dialect, *, waits: bool = True) 
     return {"message": message, "configuration": {"blocking": waits}}
 
 
-def task_params(task_id: str) -> Json:
-    """Return the parameters of the call that asks for a task."""
-    return {"id": task_id, "historyLength": 0}
+def task_params(task_id: str, history: int | None = 0) -> Json:
+    """Return the parameters of the call that asks for a task, with the last messages of its history.
+
+    `history` is how many of them; None leaves that to the agent.
+    """
+    return {"id": task_id} if history is None else {"id": task_id, "historyLength": history}
 
 
-def list_params(context_id: str) -> Json:
-    """Return the parameters of the call that lists the tasks of a context, those that moved last."""
-    return {"contextId": context_id, "pageSize": 100, "historyLength": 0, "includeArtifacts": False}
+def list_params(context_id: str, history: int = 0, page_token: str = "") -> Json:
+    """Return the parameters of the call that lists the tasks of a context, those that moved last, or further ones."""
+    params = {"contextId": context_id, "pageSize": 100, "historyLength": history, "includeArtifacts": False}
+    return params | ({"pageToken": page_token} if page_token else {})
 
 
 def read_sent(result: Any, dialect: Dialect) -> Reply:
@@ -145,13 +149,33 @@ def read_open_tasks(result: Any, context_id: str) -> list[str]:
     Raises:
         Unreadable: if it is not a list of tasks.
     """
-    tasks = [as_object(task, "a task") for task in as_list(as_object(result, "the result").get("tasks"))]
-    # An agent may ignore the filter, and the tasks of other contexts are not ours to cancel.
-    ours = [task for task in tasks if task.get("contextId") == context_id]
+    ours, _ = read_page(result, context_id)
     states = [read_state(as_object(task.get("status"), "the task's status")) for task in ours]
     return [
         read_task_id(task.get("id")) for task, state in zip(ours, states, strict=True) if state in AT_WORK + WAITS
     ]
+
+
+def read_page(result: Any, context_id: str) -> tuple[list[Json], str]:
+    """Return those listed tasks that belong to the context, and the token of the next page, empty if there is none.
+
+    Raises:
+        Unreadable: if it is not a list of tasks.
+    """
+    page = as_object(result, "the result")
+    tasks = [as_object(task, "a task") for task in as_list(page.get("tasks"))]
+    # An agent may ignore the filter, and the tasks of other contexts are not ours.
+    ours = [task for task in tasks if task.get("contextId") == context_id]
+    return ours, str(page.get("nextPageToken") or "")
+
+
+def read_history(task: Json) -> list[Json]:
+    """Return the messages of a task's history, oldest first.
+
+    Raises:
+        Unreadable: if it is not a list of messages.
+    """
+    return [as_object(message, "a message") for message in as_list(task.get("history"))]
 
 
 def _reply(artifacts: list[Any], message: Any, state: TaskState | None, task_id: str | None, context: Any) -> Reply:

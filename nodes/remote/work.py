@@ -1,6 +1,9 @@
-"""An agent's work on one message: what it streams, or answers when asked, folded into one task and told on."""
+"""An agent's work on one message: what it streams, or answers when asked, folded into one task and told on; and the
+patience to ask until it is done."""
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from nodes.artifacts import Artifacts
 from nodes.parts import Json, Unreadable, as_object, read_artifact, read_said
@@ -15,6 +18,34 @@ from nodes.remote.dialect import (
     read_task,
     read_task_id,
 )
+from nodes.remote.errors import Disconnected, HttpFailed, Unreachable
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+Told = TypeVar("Told")
+
+
+class Patience:
+    """Asks after a task, with pauses that grow; whoever uses it bounds the time."""
+
+    def __init__(self) -> None:
+        self._pause = _FIRST_PAUSE
+
+    async def ask(self, asking: Callable[[], Awaitable[Told]]) -> Told:
+        """Return what is told after a pause.
+
+        Raises:
+            AgentError: if asking again would not help.
+        """
+        while True:
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+            try:
+                return await asking()
+            except (Unreachable, Disconnected, HttpFailed) as error:
+                if not error.retryable:
+                    raise
+                # Asking changes nothing, so it may be asked again until the time is up.
 
 
 class Work:

@@ -1,0 +1,206 @@
+"""The writes of a call whose outcomes are not saved yet, as they are kept beside it, and as its turn knows them.
+
+A record is there from just before its message leaves until the commit that saves what came of it. The commit parks
+what nobody can know: such a write waits for a person, and the call makes no other write meanwhile.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from graph.store.errors import OutcomeUnknown, Replaced
+from graph.store.names import decode
+from nodes.ports import Effect, FilePart, Reply, Resolution
+from nodes.state import Step
+
+if TYPE_CHECKING:
+    from graph.store.calls import OpenTurn
+
+_TAG_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A write as it is kept."""
+
+    effect: Effect
+    parked: str | None = None
+    """The name by which it is settled, once nobody can know what came of it."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """What the store was told of its turn, once it is parked: all that it takes to go on with it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has been asked yet what came of it: its turn is under way, or its process died."""
+        return self.parked is None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a person has to say what came of it."""
+        return self.parked is not None and self.effect.resolution is None
+
+
+Change = tuple[str, Record | None]
+"""What becomes of a record, by its message id; None if it is settled."""
+
+
+class TurnEffects:
+    """The writes of the call of an open turn (`nodes.ports.Effects`)."""
+
+    def __init__(self, turn: "OpenTurn") -> None:
+        self._turn = turn
+
+    def must_be_known(self) -> None:
+        """Refuse every further write while another of the call has an outcome that nobody knows.
+
+        Raises:
+            OutcomeUnknown: then.
+        """
+        if waiting := [record.parked for record in self._turn.effects.values() if record.waits and record.parked]:
+            raise OutcomeUnknown(waiting)
+
+    def left_at(self, where: str, agent: str) -> Effect | None:
+        """Return what an earlier turn sent there and nobody has settled, or a person has."""
+        for record in self._left():
+            if record.effect.where == where and record.effect.agent == agent:
+                return record.effect
+        return None
+
+    async def sending(self, effect: Effect) -> None:
+        """Write down that a write is about to leave.
+
+        Raises:
+            OutcomeUnknown: if another write of the call has an outcome that nobody knows.
+            Replaced: if a later message has taken the place of the turn's.
+            TurnLost: if another turn has taken over.
+            StoreUnavailable: if the store failed.
+        """
+        turn = self._turn
+        self.must_be_known()
+        if blocking := self._others_left_at(effect):
+            raise OutcomeUnknown([parked_name(turn.thread, message_id) for message_id in blocking])
+        if turn.calls is None:
+            raise LookupError("the turn has no store")
+        if turn.replaced:
+            raise Replaced("a later message has taken this one's place; nothing of it was saved")
+        over = self._replaced_by(effect)
+        turn.effects[effect.message_id] = Record(effect)
+        turn.marks.pop(effect.message_id, None)
+        turn.sent.add(effect.message_id)
+        turn.idle.add(effect.message_id)  # as long as it has not left
+        await turn.calls.send(turn, Record(effect), over)
+        turn.idle.discard(effect.message_id)
+        apply(turn, [(message_id, None) for message_id in over])
+
+    def settled(self, message_id: str, *, acted: bool = True) -> None:
+        """Note that it is known what came of a write."""
+        if message_id in self._turn.effects:
+            self._turn.marks[message_id] = None
+        if message_id in self._turn.sent and not acted:
+            self._turn.idle.add(message_id)
+
+    def parked(self, effect: Effect) -> str:
+        """Note that nobody can know what came of a write."""
+        turn = self._turn
+        parked = parked_name(turn.thread, effect.message_id)
+        record = turn.effects.get(effect.message_id) or Record(effect)
+        turn.effects[effect.message_id] = record
+        turn.marks[effect.message_id] = replace(record, parked=parked, said=record.said or turn.said)
+        return parked
+
+    def _left(self) -> Iterable[Record]:
+        """Return the records of earlier turns that this one can do something about."""
+        turn = self._turn
+        return [
+            record
+            for message_id, record in turn.effects.items()
+            if message_id not in turn.marks and message_id not in turn.sent and not record.waits
+        ]
+
+    def _others_left_at(self, effect: Effect) -> list[str]:
+        """Return what an earlier turn sent at the same place, if that was another message."""
+        left = [record.effect for record in self._left()]
+        return [one.message_id for one in left if one.where == effect.where and one.message_id != effect.message_id]
+
+    def _replaced_by(self, effect: Effect) -> list[str]:
+        """Return the writes that were certainly not acted on, and that another agent gets in their place."""
+        marks, effects = self._turn.marks, self._turn.effects
+        settled = [effects[message_id].effect for message_id, mark in marks.items() if mark is None]
+        here = (effect.where, effect.after)
+        return [
+            one.message_id
+            for one in settled
+            if (one.where, one.after) == here and one.message_id != effect.message_id
+        ]
+
+
+def changes_with(turn: "OpenTurn", steps: Sequence[Step], *, last: bool) -> list[Change]:
+    """Return what becomes of the records with a commit: of those whose steps are in it, and with the last one of a
+    turn of all others too, which nobody will look after any more."""
+    reached = max((step["number"] for step in steps), default=0)
+    changes: list[Change] = [
+        (message_id, mark)
+        for message_id, mark in turn.marks.items()
+        if message_id in turn.effects and turn.effects[message_id].effect.after < reached
+    ]
+    return changes + (unsaid(turn, but=[message_id for message_id, _ in changes]) if last else [])
+
+
+def unsaid(turn: "OpenTurn", *, but: Sequence[str] = ()) -> list[Change]:
+    """Return the records that are still open though the turn is over, parked."""
+    return [
+        (message_id, replace(record, parked=parked_name(turn.thread, message_id), said=turn.said))
+        for message_id, record in turn.effects.items()
+        if record.is_open and message_id not in but
+    ]
+
+
+def apply(turn: "OpenTurn", changes: Iterable[Change]) -> None:
+    """Let the turn know what the store knows now."""
+    for message_id, record in changes:
+        turn.marks.pop(message_id, None)
+        turn.sent.discard(message_id)
+        turn.idle.discard(message_id)
+        if record is None:
+            turn.effects.pop(message_id, None)
+        else:
+            turn.effects[message_id] = record
+
+
+def parked_name(thread: str, message_id: str) -> str:
+    """Return the name by which a parked write is known: it says where to find it."""
+    tag = hashlib.sha256(message_id.encode()).hexdigest()[:_TAG_LENGTH]
+    return f"{decode(thread.partition('__')[2])}.{tag}"
+
+
+def call_of(parked: str) -> str | None:
+    """Return the call that the name of a parked write names; None if it is no such name."""
+    call, _, tag = parked.rpartition(".")
+    return call if call and len(tag) == _TAG_LENGTH else None
+
+
+def written(record: Record | None) -> bytes:
+    """Write a record down; nothing if it is settled."""
+    if record is None:
+        return b""
+    said = {"parked": record.parked, "said": dict(record.said)} if record.parked else {}
+    return orjson.dumps({"effect": asdict(record.effect), **said})
+
+
+def read(blob: bytes) -> Record:
+    """Read a record as `written` wrote it."""
+    kept = orjson.loads(blob)
+    effect = kept["effect"]
+    if told := effect.pop("resolution", None):
+        reply = told.pop("reply", None)
+        told["reply"] = _reply(reply) if reply else None
+        effect["resolution"] = Resolution(**told)
+    return Record(Effect(**effect), kept.get("parked"), kept.get("said", {}))
+
+
+def _reply(kept: dict[str, Any]) -> Reply:
+    files = tuple(FilePart(**file) for file in kept.pop("files", ()))
+    return Reply(**{**kept, "data": tuple(kept.get("data", ())), "files": files})
