@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 4
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench studio clean
+.PHONY: demo test chaos check bench studio clean
 
 .venv/dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,9 @@ demo: .venv/run  ## the agents, the service and one call; ONCE=1 stops after the
 
 test: .venv/dev  ## every test; they mostly wait, so JOBS of them at once
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
+
+chaos: .venv/dev  ## a thousand calls on each store while everything that can go wrong does; ARGS="--seed 7" and others
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 check: .venv/dev  ## style, types, the direction of imports, the wheel in an empty environment
 	$(BIN)/ruff format --check .

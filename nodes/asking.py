@@ -66,7 +66,8 @@ async def asked(
     tried = asking.failed if reply is not None else asking.failed[:-1]
     outcome = Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
     if asking.write is not None:
-        outcome = replace(outcome, parked=asking.write.parked, resolution=asking.write.resolution)
+        write = asking.write
+        outcome = replace(outcome, parked=write.parked, resolution=write.resolution, again=write.may_be_sent_again)
     return asking.at, replace(outcome, stays=outcome.parked is not None)
 
 

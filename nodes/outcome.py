@@ -36,6 +36,8 @@ class Outcome:
     """The name by which a write is settled later of which nobody can know what came of it."""
     resolution: Resolution | None = None
     """What a person said came of a write, if it is that which is the outcome."""
+    again: bool = False
+    """Whether it is a write that may be sent again whatever came of it: its agent acts once on it."""
 
     @property
     def waits(self) -> bool:

@@ -50,6 +50,7 @@ class Write:
     parked: str | None = None
     resolution: Resolution | None = None
     _left: Effect | None = field(default=None, init=False)
+    _resent: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         effects = effects_of(self.context)
@@ -114,9 +115,17 @@ class Write:
         except AgentError as error:
             if asks_after and error.retryable:  # the task is known, and can be asked after again
                 raise
+            if not self._resent and self.may_be_sent_again and _is_lost(error) and self._time_left() > 0:
+                return await self._sent_once_more(tell)
             return await self._after(error)
         self._settle()
         return reply
+
+    async def _sent_once_more(self, tell: Tell) -> Reply:
+        """Send it again at once: its agent acts once on it, so that nothing has to be asked."""
+        self._resent = True
+        self.request = replace(self.request, timeout=self._time_left())
+        return await self._sent(tell)
 
     async def _after(self, error: AgentError) -> Reply:
         """Return the answer that was lost, if the agent still has it; else raise what went wrong."""
@@ -134,7 +143,7 @@ class Write:
         Raises:
             TimedOut: if it is still at work on it: that much is known.
         """
-        request = replace(self.request, timeout=seconds_left(self.context, self.request.timeout))
+        request = replace(self.request, timeout=self._time_left())
         if request.timeout <= 0:
             return None
         try:
@@ -148,6 +157,9 @@ class Write:
         if found is not None:
             self._settle()
         return found
+
+    def _time_left(self) -> float:
+        return seconds_left(self.context, self.request.timeout)
 
     def _settle(self, *, acted: bool = True) -> None:
         if effects := effects_of(self.context):
@@ -183,6 +195,11 @@ def body_of(request: AgentRequest) -> str:
     """Return a hash of what a message says: its words and parts, and the task that it continues."""
     said = json.dumps([request.text, request.parts, request.task_id], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _is_lost(error: AgentError) -> bool:
+    """Tell whether it is not known whether the agent acted, and its task, if it has one, neither."""
+    return error.acted is None and error.retryable and not _is_at_work(error)
 
 
 def _is_at_work(error: AgentError) -> bool:
