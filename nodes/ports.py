@@ -71,8 +71,9 @@ class Effects(Protocol):
     def left_at(self, where: str, agent: str) -> Effect | None:
         """Return the write that was sent there by an earlier turn, if nobody knows yet what came of it."""
 
-    async def sending(self, effect: Effect) -> None:
-        """Write down that a write is about to leave.
+    async def sending(self, effect: Effect) -> float:
+        """Write down that a write is about to leave; return until when it may, on the monotonic clock: later, another
+        turn may have taken over.
 
         Raises:
             Exception: of the store, if it may not, as another turn has taken over. Then nothing is sent, and the
@@ -134,6 +135,8 @@ class AgentRequest:
     """What the caller sent, if that is more than one text; it goes in place of `text`."""
     streams: bool = False
     """Whether the agent is asked to stream, if its card says that it can."""
+    leave_by: float | None = None
+    """Until when the message may be sent, on the monotonic clock; None for any time."""
 
 
 @dataclass(frozen=True, slots=True)

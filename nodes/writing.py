@@ -109,7 +109,7 @@ class Write:
     async def _sent(self, tell: Tell) -> Reply:
         effects, asks_after = effects_of(self.context), self.request.task_works
         if effects and not asks_after:
-            await effects.sending(self._effect())
+            self.request = replace(self.request, leave_by=await effects.sending(self._effect()))
         try:
             reply = await self.caller.call(self.request, tell)
         except AgentError as error:

@@ -29,6 +29,7 @@ from nodes.remote.dialect import Dialect, read_sent, read_task
 from nodes.remote.errors import (
     BadReply,
     Disconnected,
+    HeldUp,
     HttpFailed,
     ReplyTooLarge,
     RpcFailed,
@@ -236,6 +237,12 @@ def test_any_unicode_arrives_unchanged(open_caller: OpenCaller) -> None:
 def test_what_json_cannot_hold_is_not_sent(open_caller: OpenCaller, fields: dict[str, Any]) -> None:
     error, agent = _meet(open_caller, says("hi"), **fields)
     assert _facts(error) == (Unsendable, "unsendable", False)
+    assert agent.messages == []
+
+
+def test_a_message_whose_time_to_leave_is_over_is_not_sent(open_caller: OpenCaller) -> None:
+    error, agent = _meet(open_caller, says("hi"), leave_by=time.monotonic() - 0.001)
+    assert _facts(error) == (HeldUp, "held_up", True)
     assert agent.messages == []
 
 

@@ -5,6 +5,7 @@ what nobody can know: such a write waits for a person, and the call makes no oth
 """
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from graph.store.calls import OpenTurn
 
 _TAG_LENGTH = 16
+_LEAVES_WITHIN = 0.5
+"""The part of a lease within which a write has to leave once it is written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,8 @@ class TurnEffects:
                 return record.effect
         return None
 
-    async def sending(self, effect: Effect) -> None:
-        """Write down that a write is about to leave.
+    async def sending(self, effect: Effect) -> float:
+        """Write down that a write is about to leave; return until when it may, on the monotonic clock.
 
         Raises:
             OutcomeUnknown: if another write of the call has an outcome that nobody knows.
@@ -86,7 +89,7 @@ class TurnEffects:
             raise LookupError("the turn has no store")
         if turn.replaced:
             raise Replaced("a later message has taken this one's place; nothing of it was saved")
-        over = self._replaced_by(effect)
+        over, leave_by = self._replaced_by(effect), time.monotonic() + turn.calls.lease * _LEAVES_WITHIN
         turn.effects[effect.message_id] = Record(effect)
         turn.marks.pop(effect.message_id, None)
         turn.sent.add(effect.message_id)
@@ -94,6 +97,7 @@ class TurnEffects:
         await turn.calls.send(turn, Record(effect), over)
         turn.idle.discard(effect.message_id)
         apply(turn, [(message_id, None) for message_id in over])
+        return leave_by
 
     def settled(self, message_id: str, *, acted: bool = True) -> None:
         """Note that it is known what came of a write."""

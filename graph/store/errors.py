@@ -15,6 +15,10 @@ class SaveUnknown(StoreUnavailable):
     """The store did not confirm a save: it may have happened or not."""
 
 
+class NotArchived(StoreUnavailable):
+    """An audit trail cannot be archived, so that nothing of it may go."""
+
+
 class StoreRefused(StoreError):
     """The store is not fit for what the settings ask of it; the message names the setting."""
 
@@ -28,7 +32,7 @@ class TurnLost(StoreError):
 
 
 class Replaced(StoreError):
-    """A later message of the call has taken the place of the turn's, which is not answered; nothing of it was saved."""
+    """A later message of the call has taken the place of this one, which is not answered; nothing of it was saved."""
 
 
 class OutcomeUnknown(StoreError):

@@ -43,6 +43,7 @@ _OTHER_VERSION = (_NO_METHOD, _NO_VERSION)
 """The agent speaks another version than its card said."""
 _DOES_NOT_STREAM = (_NO_METHOD, _UNSUPPORTED)
 _WILL_NOT = (_UNKNOWN_TASK, _NOT_CANCELABLE, _UNSUPPORTED, _NO_METHOD)
+_SENDING = frozenset((*SEND.values(), *STREAM.values()))
 
 Read = TypeVar("Read")
 
@@ -249,6 +250,7 @@ class Caller:
             "params": params,
             "max_bytes": self._max_reply_bytes,
             "traceparent": request.traceparent,
+            "leave_by": request.leave_by if method in _SENDING else None,
         }
 
 
@@ -262,6 +264,7 @@ class _Addressed(TypedDict):
     params: dict[str, Any]
     max_bytes: int
     traceparent: str | None
+    leave_by: float | None
 
 
 def _timed_out(request: AgentRequest, task_id: str | None = None) -> TimedOut:

@@ -38,6 +38,17 @@ class Unreachable(AgentError):
     acted = False
 
 
+class HeldUp(AgentError):
+    """A write was not sent: since it was written down, this process stood still for so long that another may have
+    taken over its turn."""
+
+    kind = "held_up"
+    acted = False
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent, f"the message to agent {agent!r} was not sent: the service was held up for too long")
+
+
 class TimedOut(AgentError):
     """No answer within the attempt's time; whether the message arrived is not known.
 

@@ -4,6 +4,7 @@ Whoever calls `send` or `stream` bounds it in time; HTTP has no timeouts of its 
 """
 
 import base64
+import time
 import uuid
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -19,6 +20,7 @@ from nodes.remote.errors import (
     AgentError,
     BadReply,
     Disconnected,
+    HeldUp,
     HttpFailed,
     ReplyTooLarge,
     RpcFailed,
@@ -42,14 +44,15 @@ async def send(
     params: Mapping[str, Any],
     max_bytes: int,
     traceparent: str | None = None,
+    leave_by: float | None = None,
 ) -> Any:
-    """Call `method` at `url` and return the JSON-RPC result.
+    """Call `method` at `url` and return the JSON-RPC result; not after `leave_by`, on the monotonic clock.
 
     Raises:
         AgentError: for every way in which that can fail.
     """
     request_id, headers, body = _written(agent, dialect, method, params, traceparent)
-    status, content = await exchange(client, agent, "POST", url, headers, body, max_bytes)
+    status, content = await exchange(client, agent, "POST", url, headers, body, max_bytes, leave_by)
     return _result(agent, request_id, status, content)
 
 
@@ -63,17 +66,19 @@ async def stream(
     params: Mapping[str, Any],
     max_bytes: int,
     traceparent: str | None = None,
+    leave_by: float | None = None,
 ) -> AsyncGenerator[Any, None]:
     """Call `method` at `url` and yield each JSON-RPC result of the stream as it comes, or the one of a plain answer.
 
-    Close it, or the connection stays open. A stream that just ends is not an error here.
+    Close it, or the connection stays open. A stream that just ends is not an error here. Nothing is sent after
+    `leave_by`, on the monotonic clock.
 
     Raises:
         AgentError: for every way in which that can fail; all events together may have `max_bytes`.
     """
     request_id, headers, body = _written(agent, dialect, method, params, traceparent)
     headers["accept"] = _EVENTS
-    async with _answer(client, agent, "POST", url, headers, body) as response:
+    async with _answer(client, agent, "POST", url, headers, body, leave_by) as response:
         if response.status_code == 200 and _kind(response) == _EVENTS:
             events = sse.Events()
             async for piece in _pieces(agent, response, max_bytes):
@@ -91,28 +96,35 @@ async def exchange(
     headers: Mapping[str, str],
     body: bytes | None,
     max_bytes: int,
+    leave_by: float | None = None,
 ) -> tuple[int, bytes]:
     """Make one HTTP request, following one redirect on the same host, and return status and body.
 
     Raises:
         AgentError: if the connection fails or the body is longer than `max_bytes`.
     """
-    async with _answer(client, agent, method, url, headers, body) as response:
+    async with _answer(client, agent, method, url, headers, body, leave_by) as response:
         return response.status_code, await _read(agent, response, max_bytes)
 
 
 @asynccontextmanager
 async def _answer(
-    client: httpx.AsyncClient, agent: str, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    client: httpx.AsyncClient,
+    agent: str,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    leave_by: float | None,
 ) -> AsyncIterator[httpx.Response]:
     """Open the response to one HTTP request, following one redirect on the same host; its body is not read."""
     try:
-        response = await _once(client, agent, method, url, headers, body)
+        response = await _once(client, agent, method, url, headers, body, leave_by)
         try:
             location = response.headers.get("location")
             if response.status_code in (307, 308) and location and (moved := _same_host(url, location)):
                 await response.aclose()
-                response = await _once(client, agent, method, moved, headers, body)
+                response = await _once(client, agent, method, moved, headers, body, leave_by)
             yield response
         finally:
             await response.aclose()
@@ -121,10 +133,18 @@ async def _answer(
 
 
 async def _once(
-    client: httpx.AsyncClient, agent: str, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    client: httpx.AsyncClient,
+    agent: str,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    leave_by: float | None,
 ) -> httpx.Response:
     address, fields = _addressed(url, headers)
     request = _built(client, agent, method, address, fields, body)
+    if leave_by is not None and time.monotonic() > leave_by:
+        raise HeldUp(agent)
     return await client.send(request, stream=True, follow_redirects=False)
 
 
