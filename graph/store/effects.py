@@ -55,6 +55,9 @@ class TurnEffects:
 
     def __init__(self, turn: "OpenTurn") -> None:
         self._turn = turn
+        self._at: dict[str, list[str]] = {}
+        for message_id, record in turn.effects.items():
+            self._at.setdefault(record.effect.where, []).append(message_id)
 
     def must_be_known(self) -> None:
         """Refuse every further write while another of the call has an outcome that nobody knows.
@@ -62,15 +65,15 @@ class TurnEffects:
         Raises:
             OutcomeUnknown: then.
         """
-        if waiting := [record.parked for record in self._turn.effects.values() if record.waits and record.parked]:
+        turn = self._turn
+        if len(turn.effects) == len(turn.sent):  # what it sent itself is known, or goes on
+            return
+        if waiting := [record.parked for record in turn.effects.values() if record.waits and record.parked]:
             raise OutcomeUnknown(waiting)
 
     def left_at(self, where: str, agent: str) -> Effect | None:
         """Return what an earlier turn sent there and nobody has settled, or a person has."""
-        for record in self._left():
-            if record.effect.where == where and record.effect.agent == agent:
-                return record.effect
-        return None
+        return next((left for left in self._left(where) if left.agent == agent), None)
 
     async def sending(self, effect: Effect) -> float:
         """Write down that a write is about to leave; return until when it may, on the monotonic clock.
@@ -91,6 +94,7 @@ class TurnEffects:
             raise Replaced("a later message has taken this one's place; nothing of it was saved")
         over, leave_by = self._replaced_by(effect), time.monotonic() + turn.calls.lease * _LEAVES_WITHIN
         turn.effects[effect.message_id] = Record(effect)
+        self._at.setdefault(effect.where, []).append(effect.message_id)
         turn.marks.pop(effect.message_id, None)
         turn.sent.add(effect.message_id)
         turn.idle.add(effect.message_id)  # as long as it has not left
@@ -115,29 +119,27 @@ class TurnEffects:
         turn.marks[effect.message_id] = replace(record, parked=parked, said=record.said or turn.said)
         return parked
 
-    def _left(self) -> Iterable[Record]:
-        """Return the records of earlier turns that this one can do something about."""
+    def _left(self, where: str) -> list[Effect]:
+        """Return what earlier turns sent to a place, and this one can do something about."""
         turn = self._turn
-        return [
-            record
-            for message_id, record in turn.effects.items()
-            if message_id not in turn.marks and message_id not in turn.sent and not record.waits
-        ]
+        here = [message_id for message_id in self._at.get(where, ()) if message_id in turn.effects]
+        left = [one for one in here if one not in turn.marks and one not in turn.sent]
+        return [turn.effects[one].effect for one in left if not turn.effects[one].waits]
 
     def _others_left_at(self, effect: Effect) -> list[str]:
-        """Return what an earlier turn sent at the same place, if that was another message."""
-        left = [record.effect for record in self._left()]
-        return [one.message_id for one in left if one.where == effect.where and one.message_id != effect.message_id]
+        """Return what an earlier turn sent to the same place, if that was another message."""
+        return [left.message_id for left in self._left(effect.where) if left.message_id != effect.message_id]
 
     def _replaced_by(self, effect: Effect) -> list[str]:
         """Return the writes that were certainly not acted on, and that another agent gets in their place."""
-        marks, effects = self._turn.marks, self._turn.effects
-        settled = [effects[message_id].effect for message_id, mark in marks.items() if mark is None]
-        here = (effect.where, effect.after)
+        turn = self._turn
+        here = [message_id for message_id in self._at.get(effect.where, ()) if message_id in turn.effects]
         return [
-            one.message_id
-            for one in settled
-            if (one.where, one.after) == here and one.message_id != effect.message_id
+            message_id
+            for message_id in here
+            if message_id != effect.message_id
+            and turn.marks.get(message_id, turn) is None
+            and turn.effects[message_id].effect.after == effect.after
         ]
 
 
