@@ -86,8 +86,8 @@ class OpenTurn:
     """Those that this turn sent itself."""
     idle: set[str] = field(default_factory=set)
     """Those of them that certainly nobody acted on."""
-    marked: int | None = None
-    """When the index was told last that the call may have writes whose outcomes are not known (milliseconds)."""
+    marked: str | None = None
+    """When the index was told last that the call may have writes whose outcomes are not known, as it says it."""
     replaced: bool = False
     """Whether a later message takes the place of this one's: then it sends no write any more."""
     timing: Timing = field(default_factory=Timing)
@@ -123,6 +123,8 @@ class CallRecord:
     """The flow version that the call is on, as `name digest`; empty between runs."""
     effects: Sequence[Record] = ()
     """Its writes whose outcomes are not committed."""
+    chain: str = ""
+    """The hash of its last step; empty before there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,14 @@ class Calls(Protocol):
         Raises:
             Busy: if a turn is in flight.
             OutcomeUnknown: if a write of it has an outcome that nobody knows.
+            NotArchived: if its trail cannot be archived.
+        """
+
+    async def archive_due(self, tenant: str) -> int:
+        """Archive what the tenant's calls leave behind that have ended or expired; return how many pieces that were.
+
+        Raises:
+            NotArchived: if the archive cannot be written; then nothing of them goes.
         """
 
     async def ping(self) -> None:

@@ -5,17 +5,20 @@ not with it: for a moment it may name a call that is gone. What it names is alwa
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 
-from graph.store import scripts
+from graph.store import scripts, trail_scripts
 from graph.store.asking import Argument, Asked, answering
 from graph.store.errors import StoreUnavailable
 from graph.store.names import PREFIX, encode, tenant_of
+
+_SELDOM_SECONDS = 24 * 3600
+"""How often to look whether a call has steps to archive that does not expire."""
 
 log = structlog.get_logger()
 
@@ -28,11 +31,15 @@ class Index:
     Args:
         client: a client that returns bytes.
         ttl: seconds a call lives after its last turn; 0 for ever.
+        archives: whether the index knows which calls have steps that are to be archived.
     """
 
-    def __init__(self, client: Redis, *, ttl: int) -> None:
+    def __init__(self, client: Redis, *, ttl: int, archives: bool = False) -> None:
         self._client = client
         self._ttl = ttl
+        self._archives = archives
+        self._claim = client.register_script(trail_scripts.CLAIM)
+        self._return = client.register_script(trail_scripts.RETURN)
         self._touch = client.register_script(scripts.TOUCH)
         self._mark_effect = client.register_script(scripts.MARK_EFFECT)
         self._unmark_effect = client.register_script(scripts.UNMARK_EFFECT)
@@ -47,9 +54,11 @@ class Index:
             ttl: seconds the call is kept after its last turn, where that is its own.
             resumes: whether the turn is gone on with if its process dies.
         """
-        return self._touched(thread, "begun", ttl, resumes)
+        return self._touched(thread, "begun", ttl, resumes, due=self._after(ttl))
 
-    def committed(self, thread: str, *, release: bool, ttl: int | None = None, settled: int | None = None) -> Asked:
+    def committed(
+        self, thread: str, *, release: bool, ttl: int | None = None, settled: str | None = None, ended: bool = False
+    ) -> Asked:
         """Return what to run with a commit: the call comes first.
 
         Args:
@@ -57,8 +66,10 @@ class Index:
             release: whether its turn is over with it.
             ttl: seconds the call is kept after its last turn, where that is its own.
             settled: when its last write was marked, if it is known now what came of all of them.
+            ended: whether its run has ended, so that its steps are to be archived.
         """
-        return self._touched(thread, "committed" if release else "kept", ttl, not release, settled)
+        what, due = "committed" if release else "kept", 0 if ended else self._after(ttl)
+        return self._touched(thread, what, ttl, not release, settled, due=due)
 
     def abandoned(self, thread: str, *, ttl: int | None = None) -> Asked:
         """Return what to run as a turn gives its lease back: the call keeps its place."""
@@ -70,8 +81,8 @@ class Index:
         return Asked(self._mark_effect, [keys[4], keys[1]], [thread])
 
     async def with_effects(self, tenant: str) -> list[tuple[str, float]]:
-        """Return the tenant's threads that may have writes whose outcomes are not known, and when each had a new one
-        last (milliseconds)."""
+        """Return the tenant's threads that may have writes whose outcomes are not known, and when each was marked
+        last (microseconds)."""
         async with answering():
             scored: list[Any] = await self._client.zrange(_keys(encode(tenant))[4], 0, -1, withscores=True)
         return [(member.decode(), score) for member, score in scored]
@@ -97,7 +108,7 @@ class Index:
 
     async def drop(self, thread: str) -> None:
         """Forget a call that is gone, unless the store fails: what is named in vain is dropped when it is too old."""
-        index, marked, lasting, ends, effects = _keys(tenant_of(thread))
+        index, marked, lasting, ends, effects, _ = _keys(tenant_of(thread))
         with _warning():
             async with answering(), self._client.pipeline(transaction=False) as pipe:
                 for scored in (index, lasting, ends, effects):
@@ -108,7 +119,7 @@ class Index:
     async def recent(self, tenant: str) -> tuple[list[str], list[str]]:
         """Return the tenant's threads, the one committed last first; and those that are too old to be named, but may
         have an open turn."""
-        index, marked, lasting, _, effects = _keys(encode(tenant))
+        index, marked, lasting, _, effects, _ = _keys(encode(tenant))
         async with answering(), self._client.pipeline(transaction=False) as pipe:
             for scored in (index, lasting):
                 pipe.zrevrange(scored, 0, -1, withscores=True)
@@ -125,11 +136,35 @@ class Index:
             members: set[bytes] = await self._client.smembers(_keys(encode(tenant))[1])  # type: ignore[assignment]
         return sorted(member.decode() for member in members)
 
+    async def claim_trails(self, tenant: str, most: int, *, seconds: int) -> tuple[str, list[str]]:
+        """Return threads that may have steps to archive, which nobody else gets for a while, and what says so."""
+        async with answering():
+            score, threads = await self._claim(keys=[_keys(encode(tenant))[5]], args=[most, seconds * 1000])
+        return score.decode(), [thread.decode() for thread in threads]
+
+    async def return_trails(self, tenant: str, score: str, again: Mapping[str, int | None]) -> None:
+        """Say in how many milliseconds to look again at threads that were claimed; None for never."""
+        if again:
+            args = [arg for thread, due in again.items() for arg in (thread, "" if due is None else due)]
+            async with answering():
+                await self._return(keys=[_keys(encode(tenant))[5]], args=[score, *args])
+
+    def _after(self, ttl: int | None) -> int:
+        """Return the milliseconds after which a call may have expired."""
+        return 1000 * ((self._ttl if ttl is None else ttl) or _SELDOM_SECONDS) + 1000
+
     def _touched(
-        self, thread: str, what: str, ttl: int | None, resumes: bool = False, settled: int | None = None
+        self,
+        thread: str,
+        what: str,
+        ttl: int | None,
+        resumes: bool = False,
+        settled: str | None = None,
+        due: int | None = None,
     ) -> Asked:
         args: list[Argument] = [thread, self._ttl, what, "" if ttl is None else ttl, int(resumes)]
         args.append("" if settled is None else settled)
+        args.append("" if due is None or not self._archives else due)
         return Asked(self._touch, _keys(tenant_of(thread)), args)
 
 
@@ -149,4 +184,4 @@ def warn(answer: object) -> None:
 
 def _keys(encoded_tenant: str) -> list[str]:
     index = f"{PREFIX}index:{encoded_tenant}"
-    return [index, *(f"{PREFIX}{{{index}}}:{part}" for part in ("open", "lasting", "ends", "effects"))]
+    return [index, *(f"{PREFIX}{{{index}}}:{part}" for part in ("open", "lasting", "ends", "effects", "trails"))]

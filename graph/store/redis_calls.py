@@ -13,22 +13,26 @@ import orjson
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from redis.asyncio import Redis
 
+from graph.archive import Archive, Reason
 from graph.store import scripts
 from graph.store.asking import Argument, Asked, answering, together
 from graph.store.calls import OpenTurn, sealed, steps_before_run
 from graph.store.codec import Codec
 from graph.store.effects import Change, Record, apply, changes_with, parked_name, read, unsaid, written
-from graph.store.errors import Busy, OutcomeUnknown, SaveUnknown, StoreUnavailable, TurnLost
+from graph.store.errors import Busy, NotArchived, OutcomeUnknown, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.index import Index, warn
 from graph.store.names import keys_of
 from graph.store.reading import NO_STEPS, Reading, died_in, push_in
+from graph.store.trails import KEPT_SECONDS, Trails
 from nodes.state import Step
 from nodes.timing import Timing
 
 LEASE_SECONDS = 30.0
 
 _ANSWERED = 2  # by BEGIN: an earlier step answered this very message
+_WAITS = 3  # by BEGIN: an earlier call of the name has left steps that are not archived
 _UNKNOWN = -2  # by DELETE: what came of a write of the call is not known
+_NOT_ARCHIVED = -3  # by DELETE: steps of the call are not archived
 _ANOTHER, _GONE = 0, 2  # by ABANDON, and by a COMMIT that is refused: another turn holds the call; it is gone
 _LONGER = 60
 """Seconds by which a stock saver's checkpoints outlive the call's own keys: a head is never lost."""
@@ -45,6 +49,7 @@ class RedisCalls(Reading):
         checkpoint_key: where a stock saver keeps a checkpoint, by thread and checkpoint id; needed if they expire.
         lease: seconds a turn may hold a call without renewing.
         audit_key: the secret that the hashes of the audit trail are made with; empty for none.
+        archive: where audit trails go before they are gone; None for nowhere.
     """
 
     def __init__(
@@ -57,8 +62,12 @@ class RedisCalls(Reading):
         checkpoint_key: Callable[[str, str], str] | None = None,
         lease: float = LEASE_SECONDS,
         audit_key: bytes = b"",
+        archive: Archive | None = None,
     ) -> None:
-        super().__init__(client, saver, index=Index(client, ttl=ttl), codec=codec)
+        index = Index(client, ttl=ttl, archives=archive is not None)
+        super().__init__(client, saver, index=index, codec=codec)
+        self._trails = Trails(client, index, archive) if archive else None
+        self._longer = KEPT_SECONDS if archive else 0
         self._audit_key = audit_key
         self._ttl = ttl
         self._checkpoint_key = checkpoint_key
@@ -109,7 +118,7 @@ class RedisCalls(Reading):
             await together(self._client, self._lives(thread, turn.head, 0))
             turn.loaded = await self._loaded(thread, turn.head, blob, writes)
         if turn.loaded is None:
-            await self._forget(turn)
+            await self._forget(turn, "expired")
             if new.died is not None:
                 raise Busy("nothing is left of the run that was to be gone on with")
             return await self._begun(thread, new)
@@ -152,15 +161,19 @@ class RedisCalls(Reading):
         args += int(complete or turn.wants_trail), steps_before_run(turn, steps)
         args += _answer(turn, steps) if release or complete else ("", 0)
         args += "" if turn.ended else turn.version, "" if turn.ttl is None else turn.ttl
-        args += chain, len(changes)
+        args += chain, int(turn.ended), self._longer, len(changes)
         args += [arg for message_id, record in changes for arg in (message_id, written(record))]
         args += map(orjson.dumps, steps)
         asked = [Asked(self._commit, keys_of(turn.thread), args)]
         left = len(turn.effects) - sum(record is None for _, record in changes)
         settled = turn.marked if not left else None
-        asked.append(self._index.committed(turn.thread, release=release, ttl=turn.ttl, settled=settled))
+        asked.append(
+            self._index.committed(turn.thread, release=release, ttl=turn.ttl, settled=settled, ended=turn.ended)
+        )
         asked += self._lives(turn.thread, turn.head, ttl)  # it is history now
         asked += self._lives(turn.thread, head, ttl if release and not left else 0)
+        with turn.timing.of("store"):
+            await self._mark_parked(turn, changes)
         committed = await self._committed(asked)
         if not committed[0]:
             await self._undo(turn, head, committed[1])
@@ -201,7 +214,7 @@ class RedisCalls(Reading):
                 for answer in (marked, sent):
                     if isinstance(answer, Exception):
                         raise answer
-        turn.marked = marked
+        turn.marked = marked.decode()
         if not sent:
             raise TurnLost("another turn of this call has begun; nothing of this one was sent or saved")
 
@@ -209,10 +222,20 @@ class RedisCalls(Reading):
         """Write down what is known of writes now."""
         args: list[Argument] = [turn.token]
         args += [arg for message_id, record in changes for arg in (message_id, written(record))]
+        await self._mark_parked(turn, changes)
         async with answering():
             if not await self._settle(keys=_call_and_effects(turn.thread), args=args):
                 raise TurnLost("another turn of this call has begun")
         apply(turn, changes)
+
+    async def _mark_parked(self, turn: OpenTurn, changes: Sequence[Change]) -> None:
+        """Tell the index anew of a call of which a write is parked: a turn that took part in it before, and wakes up
+        late, may take back only what it told itself."""
+        if any(record is not None for _, record in changes):
+            async with answering():
+                (marked,) = await together(self._client, [self._index.sending(turn.thread)])
+                if isinstance(marked, Exception):
+                    raise marked
 
     async def parked(self, tenant: str) -> list[tuple[str, Record]]:
         """Look up the calls that may have writes whose outcomes are not known; forget those that have none."""
@@ -239,7 +262,7 @@ class RedisCalls(Reading):
         if turn.answered is not None:
             return
         turn.closed = True
-        args: list[Argument] = [turn.token, self._ttl_of(turn), *_answer(turn, steps)]
+        args: list[Argument] = [turn.token, self._ttl_of(turn), *_answer(turn, steps), self._longer]
         asked = Asked(self._abandon, keys_of(turn.thread), args)
         lives = self._lives(turn.thread, turn.head, self._ttl_of(turn))
         left, _ = await self._with_index(asked, self._index.abandoned(turn.thread, ttl=turn.ttl), *lives)
@@ -281,7 +304,11 @@ class RedisCalls(Reading):
         if turn.effects:
             await self.abandon(turn)
             await self._refuse_to_drop(thread)
-        return await self._forget(turn)
+        return await self._forget(turn, "deleted")
+
+    async def archive_due(self, tenant: str) -> int:
+        """Archive what is due; any replica may."""
+        return await self._trails.archive_due(tenant) if self._trails else 0
 
     async def _take(self, thread: str, new: "_New") -> tuple[OpenTurn, bytes | None, list[bytes]]:
         """Take the lease; return the turn, with the checkpoint and pending writes that `core` has for it."""
@@ -292,10 +319,13 @@ class RedisCalls(Reading):
         ttl = self._ttl_of(turn)
         args: list[Argument] = [turn.token, self._lease_ms, opened, secrets.token_hex(16)]
         args += ttl and max(ttl, self._first_least), new.key or "", new.version, "" if new.ttl is None else new.ttl
-        args.append(new.died or "")
+        args += new.died or "", int(self._trails is not None)
         async with self._giving_back(turn):
             asked = Asked(self._begin, keys_of(thread), args)
-            began, marked = await self._with_index(asked, self._index.begun(thread, ttl=new.ttl, resumes=new.resumes))
+            touched = self._index.begun(thread, ttl=new.ttl, resumes=new.resumes)
+            while (told := await self._with_index(asked, touched))[0][0] == _WAITS and self._trails:
+                await self._trails.archive(thread, "expired")
+            began, marked = told
         if not began[0]:
             raise Busy("another turn of this call is in flight")
         turn.incarnation, turn.push = (began[1] or b"").decode(), push_in(began[2])
@@ -330,15 +360,17 @@ class RedisCalls(Reading):
         """Give back the lease of a turn that its owner never got; it runs out where the store does not answer."""
         try:
             yield
-        except StoreUnavailable:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StoreUnavailable) and not isinstance(error, NotArchived):
+                raise
             with suppress(StoreUnavailable):
                 await asyncio.shield(asyncio.ensure_future(self.abandon(turn)))
             raise
 
-    async def _forget(self, turn: OpenTurn) -> bool:
+    async def _forget(self, turn: OpenTurn, reason: Reason) -> bool:
         async with self._giving_back(turn):
+            if self._trails:
+                await self._trails.archive(turn.thread, reason)
             if self._codec is None:
                 async with answering():
                     await self._saver.adelete_thread(turn.thread)
@@ -354,8 +386,12 @@ class RedisCalls(Reading):
         raise OutcomeUnknown(names)
 
     async def _drop(self, thread: str, token: str) -> bool:
-        async with answering():
-            dropped = int(await self._delete(keys=keys_of(thread), args=[token]))
+        dropped = _NOT_ARCHIVED
+        while dropped == _NOT_ARCHIVED:
+            async with answering():
+                dropped = int(await self._delete(keys=keys_of(thread), args=[token, int(self._trails is not None)]))
+            if dropped == _NOT_ARCHIVED and self._trails:
+                await self._trails.archive(thread, "deleted")
         if dropped == _UNKNOWN:
             await self._refuse_to_drop(thread)
         if dropped < 0:

@@ -12,19 +12,23 @@ All keys of a call share one hash tag:
     flows:{TAG}:keys         hash: what names a message → the number of the step that answered it, and the hash of
                              what it said
     flows:{TAG}:effects      hash: message id → a write that was sent and whose outcome is not committed yet
+    flows:{TAG}:audit        hash: what is to be known of the steps when the call is gone, if they are archived:
+                             incarnation, head (the hash of the last), count, ended (whether the run has), archived
+                             (how many of them), at (the hash of the last of these)
     flows:{TAG}:events       stream: what happened while turns ran, for who follows them; expires by itself
 
 A call whose turn is open has no end, or what a killed process left unanswered would be gone before anybody saw it;
 only a first turn that committed nothing, and sent no write, ends by itself. Nor has a call an end whose writes'
-outcomes are not known (`effects`).
+outcomes are not known (`effects`). Steps that are not archived yet outlive their call, with `audit`.
 
-Beside the calls, five keys for each tenant, which share a slot:
+Beside the calls, six keys for each tenant, which share a slot:
 
     flows:index:TENANT                  sorted set: thread → when it was committed last, milliseconds
     flows:{flows:index:TENANT}:open     set: threads that may have an open turn, and then do not expire
     flows:{flows:index:TENANT}:lasting  sorted set: as the first, of calls that are kept for a time of their own
     flows:{flows:index:TENANT}:ends     sorted set: when each of those ends, milliseconds
-    flows:{flows:index:TENANT}:effects  sorted set: threads that may have effects → when they last had a new one
+    flows:{flows:index:TENANT}:effects  sorted set: threads that may have effects → when they were marked last, µs
+    flows:{flows:index:TENANT}:trails   sorted set: threads that may have steps to archive → when to look, the same
 
 Redis' own clock measures leases, so that replicas need not agree on the time. Each script may run twice, because the
 client repeats one whose answer was lost.
@@ -38,8 +42,9 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 BEGIN = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys effects events
--- ARGV token lease_ms opened incarnation first_ttl key version ttl died   (died: the only turn it may take over from)
+-- KEYS call checkpoints steps writes keys effects audit events
+-- ARGV token lease_ms opened incarnation first_ttl key version ttl died archives
+-- died: the only turn it may take over from. Answers {3} if steps of an earlier call of the name have to be archived.
 local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push', 'version', 'ttl', 'opened',
   'after', 'base', 'chain')
 if had[3] and ARGV[6] ~= '' then
@@ -48,9 +53,13 @@ if had[3] and ARGV[6] ~= '' then
 end
 if had[1] and tonumber(had[1]) > now and had[2] ~= ARGV[1] then return {0} end
 if ARGV[9] ~= '' and had[2] ~= ARGV[9] and had[2] ~= ARGV[1] then return {0} end
+if not had[3] and ARGV[10] == '1' then
+  local kept = redis.call('HMGET', KEYS[7], 'archived', 'count')
+  if tonumber(kept[2] or '0') > tonumber(kept[1] or '0') then return {3} end
+end
 local incarnation, left = had[4] or ARGV[4], redis.call('PTTL', KEYS[1])
-local newest = redis.call('XREVRANGE', KEYS[7], '+', '-', 'COUNT', 1)[1]
-local after, watching = newest and newest[1] or '0-0', redis.call('PUBSUB', 'NUMSUB', KEYS[7])[2]
+local newest = redis.call('XREVRANGE', KEYS[8], '+', '-', 'COUNT', 1)[1]
+local after, watching = newest and newest[1] or '0-0', redis.call('PUBSUB', 'NUMSUB', KEYS[8])[2]
 local ttl = ARGV[8] ~= '' and ARGV[8] or had[7]
 local fields = {'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]), 'opened', ARGV[3], 'after', after,
   'base', had[3] or '', 'incarnation', incarnation}
@@ -66,25 +75,27 @@ redis.call('HSET', KEYS[1], unpack(fields))
 local effects = redis.call('HGETALL', KEYS[6])
 local told = {1, incarnation, had[5], after, watching, had[3], false, {}, had[6], ttl, died, effects, had[11]}
 if not had[3] then
-  for i = 2, 5 do redis.call('DEL', KEYS[i]) end -- an evicted call may leave these behind
+  for _, i in ipairs({2, 3, 4, 5, 7}) do redis.call('DEL', KEYS[i]) end -- an evicted call may leave these behind
   local first = ttl and tonumber(ttl) > tonumber(ARGV[5]) and ttl or ARGV[5]
   -- a first turn that crashes leaves nothing, unless it sent a write
   if ARGV[5] ~= '0' and #effects == 0 then redis.call('EXPIRE', KEYS[1], first) end
   return told
 end
 if left >= 0 then redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', now + left)) end
-for i = 1, 5 do redis.call('PERSIST', KEYS[i]) end
+for _, i in ipairs({1, 2, 3, 4, 5, 7}) do redis.call('PERSIST', KEYS[i]) end
 told[7], told[8] = redis.call('HGET', KEYS[2], '|' .. had[3]), redis.call('HGETALL', KEYS[4])
 return told
 """
 )
 
 COMMIT = """
--- KEYS call checkpoints steps writes keys effects events
--- ARGV token parent head blob ttl release trail first key answered version own chain effects (id effect)... steps...
--- own: a ttl of its own; effects: how many of them change, to what is not known yet of them or to nothing
+-- KEYS call checkpoints steps writes keys effects audit events
+-- ARGV token parent head blob ttl release trail first key answered version own chain ended longer
+-- effects (id effect)... steps...
+-- own: a ttl of its own; longer: the seconds that steps wait for the archive when the call is gone, 0 if there is
+-- none; effects: how many of them change, to what is not known yet of them or to nothing
 -- Answers, if it is refused, {0, what}: 0 if the call has no end for another turn is open, 2 if it is gone, else 1.
-local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'push')
+local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'push', 'incarnation')
 -- Who is notified may be told the whole run, so its trail is answered too, whether it was asked for or not.
 local trail = ARGV[7] == '1' or had[3]
 local function committed() return {1, had[3], trail and redis.call('LRANGE', KEYS[3], ARGV[8], -1) or {}} end
@@ -103,20 +114,30 @@ end
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[5], ARGV[9], ARGV[10]) end
 if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'ttl', ARGV[12]) end
 if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'chain', ARGV[13]) end
-local first = 15 + 2 * ARGV[14]
-for i = 15, first - 1, 2 do
+local first = 17 + 2 * ARGV[16]
+for i = 17, first - 1, 2 do
   if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[6], ARGV[i])
   else redis.call('HSET', KEYS[6], ARGV[i], ARGV[i + 1]) end
 end
 for i = first, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+local longer = ARGV[13] ~= '' and tonumber(ARGV[15]) or 0
+if longer > 0 then
+  local kept = redis.call('HMGET', KEYS[7], 'incarnation', 'count')
+  if kept[1] and kept[1] ~= had[4] then redis.call('DEL', KEYS[7]) end
+  local count = kept[1] == had[4] and kept[2] + #ARGV - first + 1 or redis.call('LLEN', KEYS[3])
+  redis.call('HSET', KEYS[7], 'incarnation', had[4], 'head', ARGV[13], 'count', count, 'ended', ARGV[14])
+end
 if ARGV[6] == '1' then
   redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'base')
-  if redis.call('EXISTS', KEYS[6]) == 1 then for i = 1, 6 do redis.call('PERSIST', KEYS[i]) end
-  elseif ARGV[5] ~= '0' then for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5]) end end
+  if redis.call('EXISTS', KEYS[6]) == 1 then for i = 1, 7 do redis.call('PERSIST', KEYS[i]) end
+  elseif ARGV[5] ~= '0' then
+    for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[5] + (i == 3 and longer or 0)) end
+    if longer > 0 then redis.call('EXPIRE', KEYS[7], ARGV[5] + longer) end
+  end
   -- A turn that nobody follows publishes no events; who watches the call learns that it is over all the same.
-  redis.call('PUBLISH', KEYS[7], '')
+  redis.call('PUBLISH', KEYS[8], '')
 else
-  for i = 1, 5 do redis.call('PERSIST', KEYS[i]) end
+  for _, i in ipairs({1, 2, 3, 4, 5, 7}) do redis.call('PERSIST', KEYS[i]) end
 end
 return committed()
 """
@@ -124,7 +145,7 @@ return committed()
 ABANDON = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys effects   ARGV token ttl key answered
+-- KEYS call checkpoints steps writes keys effects audit   ARGV token ttl key answered longer
 -- A turn that committed nothing leaves the call the time it had. Where that ran out while a turn was open (this one,
 -- or one before it whose process died), the call has its full time again: whoever it concerns must get to see it.
 -- Answers 0 if the call has no end for another turn is open, 2 if it is gone, else 1; also to a repeated one.
@@ -137,9 +158,11 @@ end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[5], ARGV[3], ARGV[4]) end
 redis.call('HDEL', KEYS[1], 'turn', 'lease', 'opened', 'after', 'base', 'expires')
 if redis.call('EXISTS', KEYS[6]) == 1 then return 1 end -- it has no end before they are settled
-for i = 1, 5 do
-  if had[3] and tonumber(had[3]) > now then redis.call('PEXPIREAT', KEYS[i], had[3])
-  elseif ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+for _, i in ipairs({1, 2, 3, 4, 5, 7}) do
+  local longer = (i == 3 or i == 7) and ARGV[5] or 0
+  if had[3] and tonumber(had[3]) > now then
+    redis.call('PEXPIREAT', KEYS[i], string.format('%.0f', had[3] + longer * 1000))
+  elseif ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[2] + longer) end
 end
 return 1
 """
@@ -185,15 +208,14 @@ end
 return 1
 """
 
-MARK_EFFECT = (
-    _CLOCK
-    + """
+MARK_EFFECT = """
 -- KEYS effects open   ARGV thread
-redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
+local t = redis.call('TIME')
+local score = string.format('%.0f', t[1] * 1000000 + t[2])
+redis.call('ZADD', KEYS[1], score, ARGV[1])
 redis.call('SADD', KEYS[2], ARGV[1])
-return now
+return score
 """
-)
 
 UNMARK_EFFECT = """
 -- KEYS effects   ARGV thread score   (not if it has had a new one since)
@@ -223,14 +245,16 @@ RECORD = (
     _CLOCK
     + """
 -- KEYS call checkpoints steps writes keys effects   ARGV checkpoint after   (how many steps are left out)
-local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened', 'after', 'version', 'base')
+local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened', 'after', 'version', 'base',
+  'chain')
 if not had[1] and not had[3] then return {} end
 local live = had[4] and tonumber(had[4]) > now and 1 or 0
 local committed = had[8] ~= (had[1] or '') and 1 or 0
-local told = {had[1], had[2], had[3], live, had[5], had[6], {}, had[7], committed, redis.call('HVALS', KEYS[6])}
+local effects = redis.call('HVALS', KEYS[6])
+local told = {had[1], had[2], had[3], live, had[5], had[6], {}, had[7], committed, effects, had[9]}
 if had[1] then told[7] = redis.call('LRANGE', KEYS[3], ARGV[2], -1) end
 if had[1] and ARGV[1] == '1' then
-  told[11], told[12] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
+  told[12], told[13] = redis.call('HGET', KEYS[2], '|' .. had[1]), redis.call('HGETALL', KEYS[4])
 end
 return told
 """
@@ -270,10 +294,12 @@ return 1
 DELETE = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys effects events   ARGV token
+-- KEYS call checkpoints steps writes keys effects audit events   ARGV token archives
 local had = redis.call('HMGET', KEYS[1], 'lease', 'head', 'turn')
 if had[1] and tonumber(had[1]) > now and had[3] ~= ARGV[1] then return -1 end
 if redis.call('EXISTS', KEYS[6]) == 1 then return -2 end
+local kept = redis.call('HMGET', KEYS[7], 'archived', 'count')
+if ARGV[2] == '1' and tonumber(kept[2] or '0') > tonumber(kept[1] or '0') then return -3 end
 redis.call('DEL', unpack(KEYS))
 return had[2] and 1 or 0
 """
@@ -282,10 +308,11 @@ return had[2] and 1 or 0
 TOUCH = (
     _CLOCK
     + """
--- KEYS index open lasting ends effects   ARGV thread ttl what own resumes settled
+-- KEYS index open lasting ends effects trails   ARGV thread ttl what own resumes settled due
 -- what: begun, kept, committed, abandoned; own: the seconds the call is kept, where that is its own; resumes: whether
 -- its open turn is gone on with if its process dies; settled: when the last write was marked of those that are known
--- to be settled now. Answers 1 if the thread is among the open ones only since now.
+-- to be settled now; due: in how many milliseconds there may be steps to archive, empty if that is as it was. Answers
+-- 1 if the thread is among the open ones only since now.
 local score = string.format('%.3f', t[1] * 1000 + t[2] / 1000)
 local marked, what, own, place, is_new = 0, ARGV[3], ARGV[4], KEYS[1], 0
 if own ~= '' then
@@ -317,6 +344,11 @@ if own ~= '' then
   for i = 3, 4 do
     if redis.call('PTTL', KEYS[i]) < (own + 60) * 1000 then redis.call('EXPIRE', KEYS[i], own + 60) end
   end
+end
+if ARGV[7] ~= '' then
+  local due = string.format('%.0f', now + ARGV[7])
+  if what == 'begun' then redis.call('ZADD', KEYS[6], 'NX', due, ARGV[1])
+  else redis.call('ZADD', KEYS[6], due, ARGV[1]) end
 end
 return marked
 """
