@@ -174,6 +174,14 @@ def _restarts(flow: Flow) -> Found:
         )
 
 
+def _while_busy(flow: Flow) -> Found:
+    if flow.while_busy == "replace" and flow.waits_for != "caller":
+        yield (
+            ("while_busy",),
+            "only a caller's message can take another's place; add `waits_for: caller`, or write `wait` or `reject`",
+        )
+
+
 def _timeouts(flow: Flow) -> Found:
     for kind, named in (("agents", flow.agents), ("stages", flow.stages)):
         for name, one in named.items():
@@ -282,7 +290,7 @@ def _remedy(name: str | None, known: Iterable[str], where: str) -> str:
 
 
 _RULES = (
-    *(_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts, _timeouts),
+    *(_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts, _while_busy, _timeouts),
     *(_targets, _anywhere, _written, _fallbacks, _several, _schemas),
     *(needs_known, needs_alone, written_at_once),
 )

@@ -2,9 +2,10 @@
 found legal, or found to be answered already."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -15,15 +16,15 @@ from graph.store.errors import Busy, OutcomeUnknown, StoreError
 from graph.store.events import Events
 from graph.store.names import thread_name
 from nodes.spec import UNKNOWN
+from server.deadlines import out_of_time, work_left
 from server.deciding import Decider
 from server.flows import Flows, Version
 from server.leases import give_back, once_free
 from server.running import Runner
 from server.turn import Begun, Taken, TurnRequest, goes_on, is_said_again, must_say_the_same, rest_of, taken_before
 from server.underway import Underway
+from server.waiting import CAME, Waiting, came_at
 
-_RESERVED, _MOST_RESERVED = 0.1, 0.25
-"""How much of a client's deadline is kept for saving and answering: a part of it, and so many seconds at most."""
 _MOST_SETTLED = 3
 """How many turns that were cut off one message settles before its own begins."""
 
@@ -90,12 +91,14 @@ class Beginner:
             OutcomeUnknown: if it is known that nobody knows what came of this very message.
             KeyReused: if its key named another message before.
             Busy: if the call was still busy after the wait.
+            Replaced: if a later message is to be answered in its place.
+            OutOfTime: if the client's deadline leaves no time for it any more.
             StoreError: if the store failed otherwise.
         """
         now = asyncio.get_running_loop().time()
         thread = thread_name(self._tenant, request.call_identify_id)
         if_new = await self._flows.find(request.flow)
-        turn = await self._begun(thread, request, if_new, now + self.seconds_of(if_new, request), died)
+        turn = await self._begun(thread, request, if_new, self._deadline(if_new, request, now), died)
         if died is None:
             turn = await self._after_the_dead(turn, request, if_new, now)
         if turn.answered is not None:
@@ -105,6 +108,8 @@ class Beginner:
             if turn.died is not None and goes_on(request, turn):
                 must_say_the_same(request, turn.died.said.get("body", ""))
             _must_not_wait_for_a_person(request, turn)
+            if work_left(request) == 0:
+                raise out_of_time()
             version, run = await self._decider.legal(turn, request)
             turn.version, turn.one_save = version.key, version.saves_once
             if version.flow.waits_for == "nothing" and turn.ttl is None:
@@ -117,16 +122,14 @@ class Beginner:
             raise
         notifies = bool(turn.push)
         turn.wants_trail = wants_trail or notifies
-        deadline = now + self.seconds_of(version, request)
+        deadline = self._deadline(version, request, now)
         return Underway(turn, _as_sent(request, turn), version, deadline, run, followed=notifies or turn.followed)
 
-    def seconds_of(self, version: Version, request: TurnRequest) -> float:
-        """Return how long a turn of the flow may take until it is to be saved, seconds."""
-        seconds = version.flow.turn_timeout or self._turn_timeout
-        if request.deadline is None:
-            return seconds
-        reserved = min(request.deadline * _RESERVED, _MOST_RESERVED)
-        return min(seconds, max(0.0, request.deadline - reserved - request.timing.elapsed))
+    def _deadline(self, version: Version, request: TurnRequest, began: float) -> float:
+        """Return when a turn of the flow is to be saved at the latest, on the loop's clock."""
+        deadline = began + (version.flow.turn_timeout or self._turn_timeout)
+        left = work_left(request)
+        return deadline if left is None else min(deadline, asyncio.get_running_loop().time() + left)
 
     async def is_gone_on_with(self, turn: OpenTurn) -> bool:
         """Tell whether a turn took over from one that another is to go on with if this one does not."""
@@ -148,7 +151,7 @@ class Beginner:
                 return turn
             await give_back(self._calls, turn)
             await self._settle(request.call_identify_id, turn.died)
-            turn = await self._begun(turn.thread, request, if_new, now + self.seconds_of(if_new, request), None)
+            turn = await self._begun(turn.thread, request, if_new, self._deadline(if_new, request, now), None)
         return turn
 
     async def _begun(
@@ -160,45 +163,35 @@ class Beginner:
             return await named(said=said, resumes=True, died=died.token)
         begin = partial(
             named,
-            said={**request.said(), "flow": if_new.flow.flow},
+            said={**request.said(), "flow": if_new.flow.flow, CAME: came_at(request)},
             version=if_new.key,
             ttl=None if request.ttl is None else max(1, round(request.ttl)),
             resumes=if_new.flow.waits_for == "nothing",
         )
-        try:
-            turn = await begin()
-        except Busy:
-            give_up = await self._how_long(thread, request, deadline)
-            turn = await once_free(begin, give_up, request.timing)
-        return turn
-
-    async def _how_long(self, thread: str, request: TurnRequest, deadline: float) -> float:
-        """Return how long to wait for a call that is busy, on the loop's clock: as its flow says; but as long as the
-        turn may take if it is this very message that is being answered."""
-        now = asyncio.get_running_loop().time()
-        record = await self._calls.look(thread, 0)
-        opened = record.opened if record else None
-        if opened is None:
-            return min(deadline, now + self._busy_wait)
-        if request.key and opened.said.get("key") == request.key:
-            must_say_the_same(request, opened.said.get("body", ""))
-            return deadline
-        while_busy = await self._while_busy(opened)
-        if while_busy == "replace" and opened.live and not self._runner.replace(thread, opened.token):
-            await self._events.ask_to_cancel(f"{thread}.={opened.token}")
-        return now if while_busy == "reject" else min(deadline, now + self._busy_wait)
-
-    async def _while_busy(self, opened: OpenedTurn) -> str:
-        try:
-            return (await self._flows.find(opened.said.get("flow"))).flow.while_busy
-        except Exception:  # noqa: BLE001  (a flow that is gone)
-            return "wait"
+        waiting = Waiting(
+            self._calls,
+            self._events,
+            self._flows,
+            self._runner,
+            request,
+            thread,
+            patience=self._busy_wait,
+            deadline=deadline,
+        )
+        return await once_free(begin, waiting.give_up, request.timing)
 
     async def _taken_before(self, request: TurnRequest, thread: str, number: int) -> Taken:
         record: CallRecord | None = await self._calls.read(thread)
         if record is None:
             raise Busy("the call has just ended; send the message again")
-        return taken_before(request, record, number)
+        taken = taken_before(request, record, number)
+        return replace(taken, state=await self._state_then(thread, taken)) if taken.is_of_an_earlier_run else taken
+
+    async def _state_then(self, thread: str, taken: Taken) -> Mapping[str, Any]:
+        """Return the call's state just after a turn: a run's summary is forgotten with the next run."""
+        number = taken.step["number"]
+        moments = await self._calls.history(thread)
+        return next((moment.state for moment in moments if moment.state.get("step_count") == number), taken.state)
 
 
 def times_resumed(died: OpenedTurn) -> int:

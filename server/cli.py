@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -107,10 +107,37 @@ def reload(
     """Let a running service read its flows again, with FLOWS_ADMIN_TOKEN if it wants one; exit 1 if one is bad."""
     with _clear_errors():
         from server.commands.reloading import reload_flows
-        from server.settings import read_settings
 
-        settings = read_settings()
-        raise typer.Exit(0 if reload_flows(url or f"http://{settings.host}:{settings.port}") else 1)
+        raise typer.Exit(0 if reload_flows(_address(url)) else 1)
+
+
+@app.command()
+def parked(
+    url: Annotated[str | None, typer.Option(help="The service's address (FLOWS_HOST, FLOWS_PORT).")] = None,
+) -> None:
+    """List the writes of which nobody knows what came of them, with FLOWS_ADMIN_TOKEN if the service wants one."""
+    with _clear_errors():
+        from server.commands.parked import show_parked
+
+        show_parked(_address(url))
+
+
+@app.command()
+def resolve(
+    parked_id: Annotated[str, typer.Argument(metavar="ID", help="The parked write's id.")],
+    outcome: Annotated[Literal["done", "not_done"], typer.Argument(help="Whether its agent acted on it.")],
+    by: Annotated[str, typer.Option(metavar="WHO", help="Who says so; the audit trail keeps it.")],
+    why: Annotated[str, typer.Option(metavar="TEXT", help="How they know; the audit trail keeps it.")],
+    response: Annotated[
+        str | None, typer.Option(help='For `done`: what the agent answered, text or {"text": …, "data": …}.')
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="The service's address (FLOWS_HOST, FLOWS_PORT).")] = None,
+) -> None:
+    """Say what came of a parked write, with FLOWS_ADMIN_TOKEN if the service wants one: its call goes on."""
+    with _clear_errors():
+        from server.commands.parked import resolve_parked
+
+        resolve_parked(_address(url), parked_id, outcome, by, why, response)
 
 
 @app.command(name="demo-agents")
@@ -187,6 +214,14 @@ def audit_erase(
 
         done = erase_words(file, read_settings().tenant, call_id, field or [], step or [])
         raise typer.Exit(0 if done else 1)
+
+
+def _address(url: str | None) -> str:
+    """Return where the service is, by the settings if it is not said."""
+    from server.settings import read_settings
+
+    settings = read_settings()
+    return url or f"http://{settings.host}:{settings.port}"
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ from graph.flow import Flow
 from graph.routing import Refused, decide, next_run, same_account
 from graph.store.calls import OpenTurn
 from server.flows import Flows, Version
-from server.problems import KeyReused
+from server.problems import AlreadyBegun
 from server.turn import NOT_SAID, TurnRequest, goes_on
 
 log = structlog.get_logger()
@@ -31,11 +31,11 @@ class Decider:
 
         Raises:
             Refused: if the turn is not legal now.
-            KeyReused: if it was to begin a call that exists.
+            AlreadyBegun: if it was to begin a call that exists.
             FlowNotFound: if it was to begin a call of a flow that is not served.
         """
         if request.begins and turn.loaded is not None and not goes_on(request, turn):
-            raise KeyReused("the idempotency key named another message before; choose a new one for a new message")
+            raise AlreadyBegun("the idempotency key named another message before; choose a new one for a new message")
         try:
             version = await self.version(turn, request)
             if request.account_id and turn.state.get("account_id") != NOT_SAID:

@@ -4,18 +4,22 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from graph.flow import Flow
+from graph.routing import Refused
 from graph.store.calls import CallRecord, OpenTurn
+from graph.store.errors import Busy
 from graph.store.names import decode, thread_name
+from graph.store.reading import NO_STEPS
 from nodes.person import worth
 from nodes.schemas import misfit
 from nodes.state import Step
 from server.executions import Execution, Status
 from server.problems import BadInput, ExecutionEnded, ExecutionNotFound, NotWaiting
 from server.runtime import Runtime
-from server.turn import Begun, Started, Taken, TurnRequest
+from server.turn import Begun, Started, Taken, TurnRequest, must_say_the_same
 from server.workflows import is_workflow
 
 _BATCH = 100
@@ -52,6 +56,11 @@ class Executions:
 
     async def run(self, request: TurnRequest, *, wait: bool, once_begun: Begun | None = None) -> Execution:
         """Begin, wait for the end if that is wanted, and return the execution; raises what `Turns.take` raises."""
+        return await self._turns.in_time(request, self._run(request, wait, once_begun))
+
+    async def _run(self, request: TurnRequest, wait: bool, once_begun: Begun | None) -> Execution:
+        if not wait and (at_work := await self._at_work(request)):
+            return at_work
         started = await self.begin(request, once_begun)
         if wait and isinstance(started, Started):
             await asyncio.wait({started.taking})  # not awaited itself: it would be cancelled with whoever waits
@@ -59,24 +68,56 @@ class Executions:
                 raise error
         return await self.find(request.call_identify_id)
 
-    async def answer(self, execution_id: str, answer: Any, *, step: str | None, wait: bool) -> Execution:
+    async def _at_work(self, request: TurnRequest) -> Execution | None:
+        """Return the execution that is at work on this very message; None if none is."""
+        thread = self.thread(request.call_identify_id)
+        record = await self._calls.look(thread, NO_STEPS) if request.key else None
+        opened = record.opened if record else None
+        if opened is None or not opened.live or opened.said.get("key") != request.key:
+            return None
+        must_say_the_same(request, opened.said.get("body", ""))
+        return await self.find(request.call_identify_id)
+
+    async def answer(
+        self, execution_id: str, answer: Any, *, step: str | None, wait: bool, key: str | None = None, body: str = ""
+    ) -> Execution:
         """Answer the question that an execution waits with, and let it go on; where several wait, that of a step.
+
+        Args:
+            execution_id: the execution.
+            answer: the answer.
+            step: whose question it answers.
+            wait: whether to return when it has ended, or waits again.
+            key: names this very answer: given again, it is not an answer to what is asked by then.
+            body: a hash of what was sent under the key.
 
         Raises:
             ExecutionNotFound: if there is none.
             NotWaiting: if it waits for nobody, or another answer was first.
             BadInput: if the answer is not what was asked for.
+            KeyReused: if the key named another answer.
             StoreError: if the store failed.
         """
         waiting = await self.find(execution_id)
-        stage, question = _asked(waiting, step)
-        if isinstance(answer, str):
-            answer = worth(answer, question["schema"])
-        if wrong := misfit(answer, question["schema"]):
-            raise BadInput([{"field": "answer", "message": f"{wrong}; see the question's schema"}])
-        words = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-        said = TurnRequest(execution_id, None, None, words, answer=answer, answer_for=stage, run=waiting.run)
+        said = TurnRequest(execution_id, None, None, "", answer=answer, run=waiting.run, key=key, body=body)
+        try:
+            said, stage = _fitting(waiting, said, step)
+        except (NotWaiting, BadInput) as error:
+            if key is None:
+                raise
+            return await self._answered_before(said, wait, error)
         return await self.run(said, wait=wait, once_begun=self._still_asked(waiting, stage))
+
+    async def _answered_before(self, said: TurnRequest, wait: bool, error: Exception) -> Execution:
+        """Return the execution if this very answer was given to it; else raise why it cannot be given."""
+
+        async def refuse(turn: OpenTurn, run: int) -> None:
+            raise error
+
+        try:
+            return await self.run(said, wait=wait, once_begun=refuse)
+        except (Refused, Busy):
+            raise error from None
 
     def _still_asked(self, waiting: Execution, stage: str) -> Begun:
         """Return what finds out, once the answer has the call for itself, that it was not answered meanwhile."""
@@ -191,6 +232,16 @@ def _flow_of(record: CallRecord) -> str | None:
     return record.steps[-1].get("flow") if record.steps else None
 
 
+def _fitting(waiting: Execution, said: TurnRequest, step: str | None) -> tuple[TurnRequest, str]:
+    """Return an answer in the form that its question wants, and the stage that asks; raises what `_asked` does."""
+    stage, question = _asked(waiting, step)
+    answer = worth(said.answer, question["schema"]) if isinstance(said.answer, str) else said.answer
+    if wrong := misfit(answer, question["schema"]):
+        raise BadInput([{"field": "answer", "message": f"{wrong}; see the question's schema"}])
+    words = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    return replace(said, input_message=words, answer=answer, answer_for=stage), stage
+
+
 def _asked(waiting: Execution, step: str | None) -> tuple[str, dict[str, Any]]:
     """Return the stage whose question is to be answered, and the question.
 
@@ -200,7 +251,8 @@ def _asked(waiting: Execution, step: str | None) -> tuple[str, dict[str, Any]]:
     """
     questions = waiting.questions
     if not questions:
-        raise NotWaiting(f"execution {waiting.id!r} is {waiting.status} and asks nobody")
+        how = "waits for a parked write to be settled" if waiting.parked else f"is {waiting.status}"
+        raise NotWaiting(f"execution {waiting.id!r} {how} and asks nobody")
     meant = {stage: asked for stage, asked in questions.items() if step in (None, asked["step"])}
     if len(meant) != 1:
         steps = ", ".join(asked["step"] for asked in questions.values())

@@ -30,6 +30,9 @@ def _lines(execution: Execution) -> Iterator[dict[str, Any]]:
         yield _line(at, "info", execution.named(stage), "skipped: its condition is not true")
     if question := execution.question:
         yield _line(_ended_at(execution), "info", question["step"], f"waits for an answer: {question['question']}")
+    for parked, stage in execution.parked.items():
+        waits = f"waits for somebody to say what came of a write: POST /parked/{parked}/resolve"
+        yield _line(_ended_at(execution), "warning", execution.named(stage), waits, parked=parked)
     if execution.state.get("ended"):
         level, message = _ENDS[execution.state["ended"]]
         yield _line(_ended_at(execution), level, None, message)
@@ -57,6 +60,10 @@ def _skipped(execution: Execution) -> Iterator[tuple[str, str]]:
 
 def _outcome(step: Step, name: str, about: dict[str, Any]) -> dict[str, Any]:
     about |= {"attempt": step.get("attempt", 1), "duration_ms": step["duration_ms"], "number": step["number"]}
+    if told := step.get("resolution"):
+        outcome = "not done" if told["outcome"] == "not_done" else "done"
+        message = f"{told['by']} says of a write to {step['agent']} that it was {outcome}: {told['why']}"
+        return _line(end_of(step), "info", name, message, **about, **told)
     if step["response_status"] == "success":
         asks = step["response_data"].get("task_state") in WAITS
         message = (

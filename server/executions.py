@@ -90,7 +90,7 @@ class Execution:
             return ended
         if self.record.opened and (self.record.opened.live or not self._calls):
             return "running"
-        waits = self.state.get("asked") or self._agents_ask or self._calls
+        waits = self.state.get("asked") or self._agents_ask or self._calls or self.parked
         return "waiting" if waits or not self.has_failed else "failed"
 
     @property
@@ -98,6 +98,12 @@ class Execution:
         """Whether the process that ran it has died, and none goes on with it yet."""
         opened = self.record.opened
         return bool(opened and not opened.live and self.status == "running")
+
+    @property
+    def parked(self) -> dict[str, str]:
+        """The writes of the run of which a person has to say what came of them: their names, with their stages."""
+        waiting = (record for record in self.record.effects if record.waits and record.effect.run == self.run)
+        return {record.parked: record.effect.stage for record in waiting if record.parked}
 
     @property
     def last_error(self) -> Step | None:
@@ -108,6 +114,11 @@ class Execution:
     def response(self) -> dict[str, Any] | None:
         """What the step that ended it, or that it waits at, came to; null while it runs."""
         return self.trail[-1]["response_data"] if self.trail and self.status != "running" else None
+
+    @property
+    def timing(self) -> Mapping[str, float] | None:
+        """Where the time of its last turn went; None while it runs."""
+        return self.trail[-1].get("timing") if self.trail and self.status != "running" else None
 
     @property
     def questions(self) -> dict[str, dict[str, Any]]:
@@ -164,6 +175,8 @@ class Execution:
             return _DONE[done]
         if self.status == "running" and self._is_at(stage):
             return "running"
+        if stage in self.parked.values():
+            return "canceled" if self.state.get("ended") else "waiting"
         if not steps:
             return "skipped" if self._was_skipped(stage) else _NEVER_COME_TO.get(self.state.get("ended"), "pending")
         if steps[-1]["response_status"] == "error":
@@ -209,7 +222,9 @@ def document(execution: Execution) -> dict[str, Any]:
         "output_data": {execution.named(name): known[name] for name in outputs if name in known},
         "response": execution.response,
         "question": execution.question,
+        "parked": list(execution.parked),
         "error": _error(execution, error) if error else None,
+        "timing": execution.timing,
         "created_at": began,
         "updated_at": state.get("updated_at") or began,
     }

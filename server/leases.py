@@ -20,12 +20,16 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.2
 log = structlog.get_logger()
 
 
-async def once_free(work: Callable[[], Awaitable[Done]], give_up: float, timing: Timing | None = None) -> Done:
+async def once_free(
+    work: Callable[[], Awaitable[Done]],
+    give_up: float | Callable[[], Awaitable[float]],
+    timing: Timing | None = None,
+) -> Done:
     """Return what `work` returns, tried again while the call is busy.
 
     Args:
         work: what needs the lease.
-        give_up: when to stop trying, on the loop's clock.
+        give_up: when to stop trying, on the loop's clock, or what says so whenever the call is busy.
         timing: is told how long the wait was.
 
     Raises:
@@ -36,10 +40,11 @@ async def once_free(work: Callable[[], Awaitable[Done]], give_up: float, timing:
         try:
             return await work()
         except Busy:
-            if clock.time() >= give_up:
+            until = await give_up() if callable(give_up) else give_up
+            if clock.time() >= until:
                 raise
         with timing.of("queue") if timing else nullcontext():
-            await asyncio.sleep(min(wait * random.uniform(0.5, 1), max(0.0, give_up - clock.time())))
+            await asyncio.sleep(min(wait * random.uniform(0.5, 1), max(0.0, until - clock.time())))
         wait = min(wait * 2, _LONGEST_WAIT)
 
 

@@ -45,6 +45,10 @@ class KeyReused(Exception):
     """An idempotency key names another message than it did before."""
 
 
+class AlreadyBegun(KeyReused):
+    """What a message was to begin exists already, begun by another message."""
+
+
 class SessionNotFound(Exception):
     """No call of that name has taken a turn, or it has expired."""
 

@@ -201,7 +201,7 @@ def _note(state: Mapping[str, Any], record: Record, version: Version, resolution
     here: Any = {**state, **turn_values}
     next_id = None if state.get("is_complete") else state.get("current_flow_id")
     step = step_of(here, job, request, outcome, Move(), next_flow_id=next_id, ended=None)
-    talk = {job.talk: {"context_id": effect.context_id} if alone else None}
+    talk = {job.talk: {"context_id": effect.context_id}}  # the message is settled, and not sent again
     return {"steps": [step], "step_count": 1, "updated_at": now(), "remote_tasks": talk}
 
 

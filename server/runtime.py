@@ -11,6 +11,7 @@ from typing import TypeVar
 import structlog
 from pydantic import SecretStr
 
+from graph.archive import Archive
 from graph.builder import CallGraph, build_graph
 from graph.classifier import choose_classifier
 from graph.flow import Flow
@@ -25,6 +26,7 @@ from server.a2a.push import CallPushConfigs
 from server.a2a.push_delivery import PushSender
 from server.a2a.push_guard import PushGuard
 from server.a2a.tasks import thread_of_task
+from server.archiving import archiving
 from server.flow_files import must_check, read_flows
 from server.flows import IDLE_SECONDS, Build, Flows
 from server.resuming import keeping_on
@@ -80,7 +82,8 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
                 ttl=settings.session_ttl_seconds,
                 fsync=settings.fsync,
                 lease=settings.lease_seconds,
-                audit_key=(_plain(getattr(settings, "audit_key", None)) or "").encode(),
+                audit_key=settings.audit_secret,
+                archive=_archive(settings),
             )
         )
         idle = max(IDLE_SECONDS, settings.execution_ttl_seconds)  # so that what has ended can be told of
@@ -102,6 +105,8 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
             execution_ttl=settings.execution_ttl_seconds,
             hooks=[Notifier(sender, flows)],
         )
+        if settings.archive_dir is not None:
+            await stack.enter_async_context(archiving(store.calls, settings.tenant))
         await stack.enter_async_context(turns)
         await stack.enter_async_context(keeping_on(turns, flows, store.calls, caller, settings.tenant))
         yield Runtime(settings, flows, store, turns, push_configs, guard)
@@ -152,6 +157,10 @@ async def _chosen(choose: Callable[..., Closing | None], settings: Settings, sta
     if chosen is not None:
         stack.push_async_callback(chosen.aclose)
     return chosen
+
+
+def _archive(settings: Settings) -> Archive | None:
+    return Archive(settings.archive_dir, key=settings.audit_secret) if settings.archive_dir else None
 
 
 def _plain(secret: SecretStr | None) -> str | None:

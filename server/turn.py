@@ -170,9 +170,15 @@ class Taken:
     routes: Routes | None = None
     """The version of the flow that the run is on; None if the turn was taken before."""
 
+    @property
+    def is_of_an_earlier_run(self) -> bool:
+        """Whether the state is that of a later run than the one which it completed."""
+        return self.step["is_complete"] and self.state.get("run", 1) != self.step.get("run", 1)
+
     def answer(self) -> dict[str, Any]:
         """Return what the client is told."""
-        summary = full_summary(self.state.get("session_summary"), list(self.steps))
+        until = [step for step in self.steps if step["number"] <= self.step["number"]]
+        summary = full_summary(self.state.get("session_summary"), until)
         return answer(self.request.call_identify_id, self.step, summary)
 
 

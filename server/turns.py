@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import structlog
 
@@ -25,21 +25,21 @@ from nodes.ports import AgentCaller, AgentRequest, Resolution
 from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN
 from server.beginning import Beginner, times_resumed
+from server.deadlines import in_time
 from server.deciding import Decider, run_of
 from server.flows import Flows
 from server.leases import give_back, once_free
-from server.problems import OutOfTime
 from server.resolving import Resolver, Settled, resolution_of
 from server.running import Runner
 from server.turn import Begun, Started, Taken, TurnHook, TurnRequest, said_again
 from server.underway import Audience, Underway
 
+Done = TypeVar("Done")
+
 MOST_RESUMED = 5
 """How often a run is gone on with at most that committed nothing since its process died: it may be why it did."""
 
 _OBEYING_AGAIN_SECONDS = 1.0
-_IN_TIME = 0.98
-"""The part of a client's deadline after which it is told that its time is up: so that it hears so in time."""
 _ASKING_SECONDS = 5.0
 """How long an agent has to say what became of a parked write."""
 
@@ -141,30 +141,30 @@ class Turns:
             SaveUnknown: if the store did not confirm that the turn was saved.
             StoreError: if the store failed otherwise; nothing was saved.
         """
-        taking = self._take(request, wants_trail, once_begun)
-        return await taking if request.deadline is None else await self._in_time(request, taking)
+        return await self.in_time(request, self._take(request, wants_trail, once_begun))
 
     async def _take(self, request: TurnRequest, wants_trail: bool, once_begun: Begun | None) -> Taken:
         begun = await self._beginner.begin(request, wants_trail, once_begun)
         return begun if isinstance(begun, Taken) else await self._runner.go(begun)
 
-    async def _in_time(self, request: TurnRequest, taking: Coroutine[Any, Any, Taken]) -> Taken:
-        """Return the turn if it is over before the client's deadline; else it goes on without the client."""
-        task = self._kept(asyncio.create_task(taking))
-        left = (request.deadline or 0.0) * _IN_TIME - request.timing.elapsed
-        await asyncio.wait({task}, timeout=max(0.0, left))
-        if not task.done():
-            raise OutOfTime(
-                "the deadline passed before the turn was answered; it may be answered all the same: send the message "
-                "again with the same Idempotency-Key, or look at the session"
-            )
-        return task.result()
+    async def in_time(self, request: TurnRequest, work: Coroutine[Any, Any, Done]) -> Done:
+        """Return what `work` returns, which goes on without the client if that is not before its deadline.
+
+        Raises:
+            OutOfTime: then.
+        """
+        if request.deadline is None:
+            return await work
+        return await in_time(request, self._kept(asyncio.create_task(work)))
 
     async def start(self, request: TurnRequest, *, once_begun: Begun | None = None) -> Started | Taken:
         """Begin a turn that goes on whoever follows it; raises what `take` raises until it has begun.
 
         A message that was answered before is returned as it was taken then.
         """
+        return await self.in_time(request, self._start(request, once_begun))
+
+    async def _start(self, request: TurnRequest, once_begun: Begun | None) -> Started | Taken:
         begun = await self._beginner.begin(request, True, once_begun)
         return begun if isinstance(begun, Taken) else self._going(begun)
 
@@ -371,12 +371,12 @@ class Turns:
         await self.resolve(resolution_of(parked, "done", f"agent {effect.agent}", why, reply))
         return True
 
-    def _kept(self, taking: "asyncio.Task[Taken]") -> "asyncio.Task[Taken]":
+    def _kept(self, taking: "asyncio.Task[Done]") -> "asyncio.Task[Done]":
         self._started.add(taking)
         taking.add_done_callback(self._settled)
         return taking
 
-    def _settled(self, taking: asyncio.Task[Taken]) -> None:
+    def _settled(self, taking: asyncio.Task[Any]) -> None:
         """Forget a started turn; what it raised was told to its followers."""
         self._started.discard(taking)
         if not taking.cancelled() and (error := taking.exception()) is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from redis import Redis
 
+from graph.archive import Archive
 from graph.builder import CallGraph, build_graph
 from graph.flow import Flow
 from graph.loader import load_flow
@@ -83,18 +84,26 @@ class Place:
 
     @asynccontextmanager
     async def desk(
-        self, agents: Agents | None = None, *, flow: Flow | None = None, ttl: int = 3600, url: str | None = None
+        self,
+        agents: Agents | None = None,
+        *,
+        flow: Flow | None = None,
+        ttl: int = 3600,
+        url: str | None = None,
+        archive: Archive | None = None,
     ) -> AsyncIterator[Desk]:
         flow, agents = flow or load_flow("call", {}), agents or Agents()
-        async with self.open(ttl, url) as store:
+        async with self.open(ttl, url, archive) as store:
             graph = build_graph(flow, caller=agents, checkpointer=store.saver)
             flows = Flows(store, lambda flow: build_graph(flow, caller=agents, checkpointer=store.saver), tenant="t")
             flows.serve(Version(flow, lambda: graph))
             turns = Turns(flows, store.calls, store.events, tenant="t", turn_timeout=PATIENCE, busy_wait=0)
             yield Desk(store, agents, graph, turns)
 
-    def open(self, ttl: int = 3600, url: str | None = None) -> AbstractAsyncContextManager[Store]:
-        return open_store(choice=self.choice, url=url or self.url, ttl=ttl)
+    def open(
+        self, ttl: int = 3600, url: str | None = None, archive: Archive | None = None
+    ) -> AbstractAsyncContextManager[Store]:
+        return open_store(choice=self.choice, url=url or self.url, ttl=ttl, archive=archive)
 
     def keys(self) -> set[str]:
         """All keys but the marker; none in memory."""

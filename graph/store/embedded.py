@@ -25,8 +25,10 @@ from graph.store.embedded_server import EmbeddedStore, Fsync, flush, lost, serve
 __all__ = ["EmbeddedStore", "EmbeddedStoreError", "Fsync", "embedded_store"]
 
 _FLUSH_SECONDS = 1.0
+_CANCEL_AGAIN = 1.0
+_SOON = 1.0
+"""A server that lived for fewer seconds died soon: the next one waits, each time twice as long."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
-"""Seconds before a server that dies again soon is started again; each time twice as long."""
 
 log = structlog.get_logger()
 
@@ -62,15 +64,16 @@ async def embedded_store(
 @asynccontextmanager
 async def _kept_up(place: Place, fsync: Fsync, timeout: float) -> AsyncIterator[None]:
     """Have the server started again, and what it appends flushed, while the context is open."""
-    tasks = [asyncio.create_task(_start_again(place, fsync, timeout))]
+    tasks = {asyncio.create_task(_start_again(place, fsync, timeout))}
     if fsync == "everysec":
-        tasks.append(asyncio.create_task(_flush_each_second(place)))
+        tasks.add(asyncio.create_task(_flush_each_second(place)))
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks:  # before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow a cancellation
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN)
 
 
 async def _start_again(place: Place, fsync: Fsync, timeout: float) -> None:
@@ -79,8 +82,8 @@ async def _start_again(place: Place, fsync: Fsync, timeout: float) -> None:
     while True:
         since = time.monotonic()
         await lost(place.socket)
-        lasted = time.monotonic() - since > _LONGEST_WAIT
-        wait = 0.0 if lasted else min(max(2 * wait, _FIRST_WAIT), _LONGEST_WAIT)
+        died_soon = time.monotonic() - since < _SOON
+        wait = min(max(2 * wait, _FIRST_WAIT), _LONGEST_WAIT) if died_soon else 0.0
         await asyncio.sleep(wait * random.uniform(0.5, 1))
         try:
             async with _locked(place, 2 * timeout):

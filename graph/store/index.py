@@ -106,14 +106,21 @@ class Index:
             async with answering():
                 await self._client.srem(_keys(tenant_of(thread))[1], thread)
 
-    async def drop(self, thread: str) -> None:
-        """Forget a call that is gone, unless the store fails: what is named in vain is dropped when it is too old."""
-        index, marked, lasting, ends, effects, _ = _keys(tenant_of(thread))
+    async def drop(self, thread: str, *, trail: bool = False) -> None:
+        """Forget a call that is gone, unless the store fails: what is named in vain is dropped when it is too old.
+
+        Args:
+            thread: the call.
+            trail: whether it has left no steps that are to be archived.
+        """
+        index, marked, lasting, ends, effects, trails = _keys(tenant_of(thread))
         with _warning():
             async with answering(), self._client.pipeline(transaction=False) as pipe:
                 for scored in (index, lasting, ends, effects):
                     pipe.zrem(scored, thread)
                 pipe.srem(marked, thread)
+                if trail and self._archives:
+                    pipe.zrem(trails, thread)
                 await pipe.execute()
 
     async def recent(self, tenant: str) -> tuple[list[str], list[str]]:

@@ -12,11 +12,13 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
+from graph.archive import Archive, Reason
 from graph.store.calls import CallRecord, Moment, OpenedTurn, OpenTurn, sealed, steps_before_run
 from graph.store.effects import Change, Record, apply, changes_with, parked_name, unsaid
 from graph.store.errors import Busy, OutcomeUnknown, TurnLost
 from graph.store.events import START
 from graph.store.memory_events import MemoryEvents
+from graph.store.memory_trails import MemoryTrails
 from graph.store.names import encode, tenant_of
 from graph.store.stock import TurnwiseMemorySaver
 from nodes.state import Step
@@ -44,6 +46,11 @@ class _Kept:
     live: bool = False
     """Whether the open turn holds the lease; if not, it was cut off after it had sent a write."""
     chain: str = ""
+    ended: bool = False
+    archived: int = 0
+    """How many steps went to the archive."""
+    at: str = ""
+    """The hash of the last of them."""
     effects: dict[str, Record] = field(default_factory=dict)
     expires: float = float("inf")
     """On the monotonic clock; a call does not expire while a turn is open."""
@@ -57,6 +64,7 @@ class MemoryCalls:
         events: what happens in the calls; forgotten with them.
         ttl: seconds a call lives after its last turn; 0 for ever.
         audit_key: the secret that the hashes of the audit trail are made with; empty for none.
+        archive: where audit trails go before they are gone; None for nowhere.
     """
 
     def __init__(
@@ -66,8 +74,10 @@ class MemoryCalls:
         *,
         ttl: int = 0,
         audit_key: bytes = b"",
+        archive: Archive | None = None,
     ) -> None:
         self._audit_key = audit_key
+        self._trails = MemoryTrails(archive) if archive else None
         self._saver = saver
         self._events = events
         self._ttl = ttl or float("inf")
@@ -134,7 +144,7 @@ class MemoryCalls:
         kept.head = turn.head = turn.saved
         changes = changes_with(turn, steps, last=last)
         steps, kept.chain = sealed(turn, steps, self._audit_key, last=last or complete)
-        turn.chain = kept.chain
+        turn.chain, kept.ended = kept.chain, turn.ended
         self._settled(turn, kept, changes)
         kept.steps.extend(steps)
         turn.steps += steps
@@ -279,12 +289,25 @@ class MemoryCalls:
         """Remove everything of the call."""
         await self._expire(thread)
         kept = self._calls.get(thread)
-        if kept is not None and kept.turn is not None and kept.live:
-            raise Busy("a turn of this call is in flight")
-        if kept is not None and kept.effects:
-            raise OutcomeUnknown([record.parked or parked_name(thread, one) for one, record in kept.effects.items()])
-        await self._forget(thread)
-        return kept is not None
+        if kept is None:
+            return False
+        _must_be_free(thread, kept)
+        if self._trails is not None:
+            self._leave(thread, kept, "deleted")
+            await self._trails.write()
+            _must_be_free(thread, kept)  # a turn may have begun meanwhile
+        await self._forget(thread, "deleted")
+        return True
+
+    async def archive_due(self, tenant: str) -> int:
+        """Archive the trails of calls that have ended, and what was left of those that have expired."""
+        if self._trails is None:
+            return 0
+        for thread, kept in list(self._calls.items()):
+            await self._expire(thread)
+            if kept.ended and thread in self._calls and tenant_of(thread) == encode(tenant):
+                self._leave(thread, kept, "ended")
+        return await self._trails.write()
 
     async def ping(self) -> None:
         """Return: memory always answers."""
@@ -296,7 +319,7 @@ class MemoryCalls:
             return None
         opened = self._opened(kept) if kept.turn else None
         effects = tuple(kept.effects.values())
-        return CallRecord({}, list(kept.steps), kept.incarnation, opened, kept.version, effects)
+        return CallRecord({}, list(kept.steps), kept.incarnation, opened, kept.version, effects, kept.chain)
 
     @staticmethod
     def _opened(kept: _Kept) -> OpenedTurn:
@@ -317,9 +340,19 @@ class MemoryCalls:
     async def _expire(self, thread: str) -> None:
         kept = self._calls.get(thread)
         if kept is not None and kept.turn is None and not kept.effects and kept.expires < time.monotonic():
-            await self._forget(thread)
+            await self._forget(thread, "expired")
 
-    async def _forget(self, thread: str) -> None:
+    def _leave(self, thread: str, kept: _Kept, reason: Reason) -> None:
+        """Leave what is not archived yet of a trail to the archive."""
+        if self._trails is not None and (steps := kept.steps[kept.archived :]):
+            self._trails.leave(
+                thread, kept.incarnation, reason, steps, after=kept.archived, at=kept.at, head=kept.chain
+            )
+            kept.archived, kept.at = len(kept.steps), kept.chain
+
+    async def _forget(self, thread: str, reason: Reason) -> None:
+        if (kept := self._calls.get(thread)) is not None:
+            self._leave(thread, kept, reason)
         self._calls.pop(thread, None)
         if self._events is not None:
             self._events.forget(thread)
@@ -328,3 +361,11 @@ class MemoryCalls:
     @staticmethod
     def _at(thread: str, head: str | None) -> RunnableConfig:
         return {"configurable": {"thread_id": thread, "checkpoint_ns": "", "checkpoint_id": head}}
+
+
+def _must_be_free(thread: str, kept: _Kept) -> None:
+    """Refuse to delete a call that is at work, or has a write that nobody knows the outcome of."""
+    if kept.turn is not None and kept.live:
+        raise Busy("a turn of this call is in flight")
+    if kept.effects:
+        raise OutcomeUnknown([record.parked or parked_name(thread, one) for one, record in kept.effects.items()])

@@ -5,7 +5,7 @@ import re
 
 PREFIX = "flows:"
 
-_PARTS = ("call", "checkpoints", "steps", "writes", "keys", "effects", "events")
+_PARTS = ("call", "checkpoints", "steps", "writes", "keys", "effects", "audit", "events")
 _SAFE = re.compile(r"[a-z0-9_]+")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 

@@ -25,6 +25,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as ConnectionLost
 
+from graph.archive import Archive
 from graph.store import scripts
 from graph.store.calls import Calls
 from graph.store.channels import Channels
@@ -75,6 +76,7 @@ async def open_store(
     fsync: Fsync = "everysec",
     lease: float = LEASE_SECONDS,
     audit_key: bytes = b"",
+    archive: Archive | None = None,
 ) -> AsyncIterator[Store]:
     """Open the store and close it again.
 
@@ -86,15 +88,16 @@ async def open_store(
         fsync: when what the embedded store has answered is safe from a power failure.
         lease: seconds a turn may hold a call without renewing; after that, another replica may take it over.
         audit_key: the secret that the hashes of the audit trail are made with; empty for none.
+        archive: where audit trails go when their calls are over; None for nowhere.
 
     Raises:
         StoreUnavailable: if the store cannot be reached.
         StoreRefused: if it is not fit for the choice.
         graph.store.embedded.EmbeddedStoreError: if the embedded store cannot be started.
     """
-    terms: _Terms = {"ttl": ttl, "lease": lease, "audit_key": audit_key}
+    terms: _Terms = {"ttl": ttl, "lease": lease, "audit_key": audit_key, "archive": archive}
     if choice == "memory":
-        yield _memory(ttl, audit_key)
+        yield _memory(ttl, audit_key, archive)
         return
     async with AsyncExitStack() as stack:
         address = url or (await stack.enter_async_context(embedded_store(data_dir, fsync=fsync))).url
@@ -118,15 +121,16 @@ class _Terms(TypedDict):
     ttl: int
     lease: float
     audit_key: bytes
+    archive: Archive | None
 
 
-def _memory(ttl: int, audit_key: bytes) -> Store:
+def _memory(ttl: int, audit_key: bytes, archive: Archive | None) -> Store:
     from graph.store.memory import MemoryCalls
     from graph.store.memory_events import MemoryEvents
     from graph.store.stock import TurnwiseMemorySaver
 
     saver, events = TurnwiseMemorySaver(), MemoryEvents()
-    calls = MemoryCalls(saver, events, ttl=ttl, audit_key=audit_key)
+    calls = MemoryCalls(saver, events, ttl=ttl, audit_key=audit_key, archive=archive)
     return Store("memory", calls, saver, events, MemoryVersions())
 
 

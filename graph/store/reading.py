@@ -51,7 +51,7 @@ class Reading:
             found = await self._record(keys=keys_of(thread), args=[1, 0])
             if not found or found[0] is None:
                 return _record(found)
-            loaded = await self._loaded(thread, found[0].decode(), found[10], found[11])
+            loaded = await self._loaded(thread, found[0].decode(), found[11], found[12])
         return _record(found, loaded.checkpoint["channel_values"]) if loaded else None
 
     async def look(self, thread: str, after: int) -> CallRecord | None:
@@ -177,7 +177,7 @@ def died_in(told: list[Any]) -> tuple[OpenedTurn, str]:
 def _record(found: list[Any], state: dict[str, Any] | None = None) -> CallRecord | None:
     if not found:
         return None
-    _, incarnation, token, live, opened, after, steps, version, committed, effects = found[:10]
+    _, incarnation, token, live, opened, after, steps, version, committed, effects, chain = found[:11]
     position = after.decode() if after else START
     turn = token and OpenedTurn(token.decode(), bool(live), orjson.loads(opened), position, bool(committed))
     trail = [orjson.loads(step) for step in steps]
@@ -188,4 +188,5 @@ def _record(found: list[Any], state: dict[str, Any] | None = None) -> CallRecord
         turn or None,
         (version or b"").decode(),
         tuple(map(read_effect, effects)),
+        (chain or b"").decode(),
     )

@@ -277,7 +277,7 @@ class RedisCalls(Reading):
         if left == _ANOTHER:
             await self._index.mark(thread)
         elif left == _GONE:
-            await self._index.drop(thread)
+            await self._index.drop(thread, trail=turn.head is None)  # a new call leaves none
         if self._checkpoint_key is not None:
             async with answering():
                 head = await self._client.hget(keys_of(thread)[0], "head") if left == _ANOTHER else None
@@ -396,7 +396,7 @@ class RedisCalls(Reading):
             await self._refuse_to_drop(thread)
         if dropped < 0:
             raise Busy("a turn of this call is in flight")
-        await self._index.drop(thread)
+        await self._index.drop(thread, trail=True)
         return bool(dropped)
 
 

@@ -20,6 +20,7 @@ from langgraph.checkpoint.base import (
 )
 from redis.asyncio import Redis
 
+from graph.archive import Archive
 from graph.store import scripts
 from graph.store.asking import answering
 from graph.store.calls import OpenTurn, is_worth_saving, new_steps, turn_of
@@ -39,17 +40,26 @@ class CoreSaver(BaseCheckpointSaver[int]):
         ttl: seconds a thread lives after its last checkpoint; 0 for ever.
         lease: seconds a turn may hold a call without renewing.
         audit_key: the secret that the hashes of the audit trail are made with; empty for none.
+        archive: where audit trails go before they are gone; None for nowhere.
     """
 
     def __init__(
-        self, client: Redis, *, ttl: int = 0, lease: float = LEASE_SECONDS, audit_key: bytes = b""
+        self,
+        client: Redis,
+        *,
+        ttl: int = 0,
+        lease: float = LEASE_SECONDS,
+        audit_key: bytes = b"",
+        archive: Archive | None = None,
     ) -> None:
         super().__init__()
         self._client = client
         self._ttl = ttl
         self._put = client.register_script(scripts.PUT)
         self._read = client.register_script(scripts.READ)
-        self.calls = RedisCalls(client, self, ttl=ttl, codec=self._codec, lease=lease, audit_key=audit_key)
+        self.calls = RedisCalls(
+            client, self, ttl=ttl, codec=self._codec, lease=lease, audit_key=audit_key, archive=archive
+        )
         """The calls whose commit is this saver's `aput`."""
 
     @property
@@ -140,7 +150,7 @@ class CoreSaver(BaseCheckpointSaver[int]):
 
     async def _commit(self, turn: OpenTurn, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> None:
         values = checkpoint["channel_values"]
-        if not is_worth_saving(turn, values):
+        if turn.replaced or not is_worth_saving(turn, values):
             return  # LangGraph saves a failed run as well; a turn that answered nothing has nothing to commit
         steps = new_steps(turn, values)
         turn.saving, turn.ended = asyncio.current_task(), has_ended(values)

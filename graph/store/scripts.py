@@ -349,6 +349,8 @@ if ARGV[7] ~= '' then
   local due = string.format('%.0f', now + ARGV[7])
   if what == 'begun' then redis.call('ZADD', KEYS[6], 'NX', due, ARGV[1])
   else redis.call('ZADD', KEYS[6], due, ARGV[1]) end
+  local lasts = ARGV[7] + 8 * 86400000 -- as long as steps wait, and a day
+  if redis.call('PTTL', KEYS[6]) < lasts then redis.call('PEXPIRE', KEYS[6], string.format('%.0f', lasts)) end
 end
 return marked
 """

@@ -41,13 +41,14 @@ class Turnwise(BaseCheckpointSaver[Any]):
         if turn is None:
             return await super().aput(config, checkpoint, metadata, new_versions)
         values = checkpoint["channel_values"]
-        if is_worth_saving(turn, values):
+        if not turn.replaced and is_worth_saving(turn, values):
             turn.saving, turn.ended = asyncio.current_task(), has_ended(values)
             # All versions, because savers keep what changed since a save, and one may have been left out here.
             versions = checkpoint["channel_versions"]
-            if turn.calls is not None:
-                await turn.calls.renew(turn)  # refused if the lease moved on, before anything is written
-            await super().aput(_at(turn, turn.head), _without_steps(checkpoint), metadata, versions)
+            with turn.timing.of("store"):
+                if turn.calls is not None:
+                    await turn.calls.renew(turn)  # refused if the lease moved on, before anything is written
+                await super().aput(_at(turn, turn.head), _without_steps(checkpoint), metadata, versions)
             turn.saved = checkpoint["id"]
             if turn.calls is not None and not turn.one_save:
                 await turn.calls.keep(turn, new_steps(turn, values), complete=bool(values.get("is_complete")))

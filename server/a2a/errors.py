@@ -9,6 +9,7 @@ import orjson
 import structlog
 from a2a.utils.errors import JSON_RPC_ERROR_CODE_MAP, A2AError, InternalError
 
+from graph.store.effects import call_of
 from server.a2a.telling import TurnFailed
 from server.problems import INTERNAL, code_of, document_of, row_of
 
@@ -49,6 +50,8 @@ def translating(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
 
 def _error(code: int, problem: Mapping[str, Any]) -> A2AError:
     facts = {key: value for key, value in problem.items() if key not in _KEPT_BACK}
+    if parked := problem.get("parked"):  # a client that named no context finds its task by it
+        facts["contextId"] = call_of(parked)
     kind = _BY_CODE.get(code, InternalError)
     return kind(_words(problem), data=_as_metadata(facts))
 

@@ -29,6 +29,7 @@ from a2a.utils.task import apply_history_length, validate_history_length
 from graph.flow import Flow
 from graph.store.calls import OpenedTurn, OpenTurn
 from nodes.outcome import now
+from nodes.timing import Timing
 from server.a2a.errors import translated, translating
 from server.a2a.incoming import given_inputs, read_message
 from server.a2a.push import CallPushConfigs, version_of
@@ -36,6 +37,7 @@ from server.a2a.push_guard import PushGuard
 from server.a2a.runs import Run, as_task, bare_message, read_task_id, status_of, task_id
 from server.a2a.tasks import CallTasks
 from server.a2a.telling import Teller
+from server.deadlines import each_in_time
 from server.following import follow_turn
 from server.turn import Begun, Started, Taken, TurnRequest
 from server.turns import Turns
@@ -86,8 +88,9 @@ class FlowHandler(DefaultRequestHandlerV2):
         self, params: pb.SendMessageRequest, context: ServerCallContext
     ) -> pb.Message | pb.Task:
         """Take a turn, and answer with its task: after it, or as soon as it has begun if the client asks for that."""
+        timing = Timing()
         with translated():
-            request = await self._read(params, context)
+            request = replace(await self._read(params, context), timing=timing)
             begun = await self._once_begun(params, context, request)
             if params.configuration.return_immediately:
                 answer = await self._answer_at_once(request, begun)
@@ -100,8 +103,9 @@ class FlowHandler(DefaultRequestHandlerV2):
         self, params: pb.SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event, None]:
         """Start a turn that goes on without the client too, and stream what happens in it: its task first."""
+        timing = Timing()
         with translated():
-            request = await self._read(params, context)
+            request = replace(await self._read(params, context), timing=timing)
             begun = await self._once_begun(params, context, request)
             if copied := await self._answered_now(request):
                 yield apply_history_length(copied.task, params.configuration)
@@ -116,7 +120,7 @@ class FlowHandler(DefaultRequestHandlerV2):
                 return
             run = await self._run_at_start(started)
             yield apply_history_length(as_task(run, started.routes), params.configuration)
-            async with aclosing(self._updates(started, run)) as updates:
+            async with aclosing(each_in_time(request, self._updates(started, run))) as updates:
                 async for update in updates:
                     yield update
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from graph.flow import Flow
 from nodes.ports import Part
 from server.a2a.wording import plain, plain_parts
+from server.deadlines import DeadlineMs
 from server.identifiers import MESSAGE_LENGTH, Id, Intent
 from server.problems import bad_input
 from server.turn import TurnRequest
@@ -37,6 +38,15 @@ class _Said(BaseModel):
 
 
 _NAMES = frozenset(_Said.model_fields)
+DEADLINE = "deadline_ms"
+
+
+class _Wanted(BaseModel):
+    """How a client may say that it wants to be answered, in the message's metadata or in the request's."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    deadline_ms: DeadlineMs | None = None
 
 
 class _ContextId(BaseModel):
@@ -62,6 +72,7 @@ def read_message(
     parts = plain_parts(message.parts)
     of_request, of_message = plain(params.metadata), plain(message.metadata)
     metadata = {**of_request, **of_message}
+    wanted = _validated(_Wanted, {DEADLINE: metadata.pop(DEADLINE, None)}).deadline_ms
     said, rest = _said(of_request, parts, of_message)
     text = "\n".join(part["text"] for part in rest if part.get("text"))
     if len(text) > MESSAGE_LENGTH:
@@ -84,6 +95,7 @@ def read_message(
         key=_key(message, metadata, idempotency_key),
         run=run,
         begins=begins,
+        deadline=None if wanted is None else wanted / 1000,
     )
 
 

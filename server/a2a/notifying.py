@@ -37,15 +37,21 @@ class Notifier:
         if not turn.push:
             return
         teller = self._teller(turn, call, events)
-        heard = [event for event in events if event["event"] in _NOTIFIED]
+        heard = [event for event in events if event["event"] in _NOTIFIED or _is_parked(event)]
         if not heard:
             return
-        run, over = heard[0]["run"], heard[-1]["event"] == "turn"
+        run, over = heard[0]["run"], _is_end(heard[-1])
         kept = configs_of(turn.push, task_id(call, run, turn.incarnation))
         # 0.3 is sent the whole task, which is not at hand while the turn runs.
         configs = [config for config in kept if over or config.version == "1.0"]
         position = f"{int(time.time() * 1000)}-0"
-        updates = [update for event in heard for update in teller.hear(Published(position, event))]
+        updates = [
+            update
+            for event in heard
+            for update in (
+                teller.hear_parked(event) if _is_parked(event) else teller.hear(Published(position, event))
+            )
+        ]
         if updates and configs:
             self._sender.notify(configs, as_task(_run_now(turn, call, run, heard), self._routes(turn)), updates)
 
@@ -64,5 +70,15 @@ class Notifier:
 
 def _run_now(turn: OpenTurn, call: str, run: int, heard: Sequence[Mapping[str, Any]]) -> Run:
     steps, last = [step for step in turn.trail if step.get("run", 1) == run], heard[-1]
-    opened = None if last["event"] == "turn" else OpenedTurn(turn.token, True, {"at": now()})
-    return Run(call, run, turn.incarnation, steps, opened, summary=last.get("session_summary"))
+    opened = None if _is_end(last) else OpenedTurn(turn.token, True, {"at": now()})
+    summary, parked = last.get("session_summary"), last.get("parked_ids", ())
+    return Run(call, run, turn.incarnation, steps, opened, summary=summary, parked=parked)
+
+
+def _is_end(event: Mapping[str, Any]) -> bool:
+    return event["event"] == "turn" or _is_parked(event)
+
+
+def _is_parked(event: Mapping[str, Any]) -> bool:
+    """Tell whether a turn ended with a write that waits for a person; whoever is notified reads no other errors."""
+    return event["event"] == "error" and event.get("type") == "outcome-unknown"

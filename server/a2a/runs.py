@@ -10,6 +10,7 @@ from a2a.types import a2a_pb2 as pb
 
 from graph.routing import Routes
 from graph.store.calls import CallRecord, OpenedTurn
+from nodes.jobs import ALL
 from nodes.parts import unfold
 from nodes.ports import Part
 from nodes.state import Step
@@ -22,6 +23,10 @@ _ENDED = {"canceled": pb.TASK_STATE_CANCELED, "failed": pb.TASK_STATE_FAILED}
 _OF_A_FAILED_AGENT = {"rejected": pb.TASK_STATE_REJECTED, "canceled": pb.TASK_STATE_CANCELED}
 _WAITING = ("input-required", "auth-required")
 _NOT_ANSWERED = "The last message was not answered; send it again."
+_A_PERSON_DECIDES = (
+    "It is not known whether {agent} did what it was asked to do. It is not asked again; a person has to find out "
+    "and say so ({parked}). Until then nothing else is changed here; whatever changes nothing can be asked for."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Run:
     summary: Mapping[str, Any] | None = field(default=None, compare=False)
     version: str = field(default="", compare=False)
     """The version of the flow that its call is on, as the store notes it."""
+    parked: Sequence[str] = field(default=(), compare=False)
+    """Its writes of which a person has to say what came of them, by the names by which they are settled."""
 
     @property
     def task_id(self) -> str:
@@ -103,6 +110,7 @@ def runs_of(call: str, record: CallRecord, *, restarts: bool) -> list[Run]:
             record.opened if number == opened_in else None,
             summary=record.state.get("session_summary") if number == summarised else None,
             version=record.version,
+            parked=_parked_in(record, number),
         )
         for number, steps in grouped.items()
     ]
@@ -112,7 +120,8 @@ def run_since(name: TaskName, record: CallRecord) -> Run:
     """Return a run that had not ended, from a record that has only the call's later steps."""
     steps = [step for step in record.steps if step.get("run", 1) == name.run]
     opened = None if steps and _is_over(steps[-1]) else record.opened
-    return Run(name.call, name.run, record.incarnation, steps, opened, version=record.version)
+    parked = _parked_in(record, name.run)
+    return Run(name.call, name.run, record.incarnation, steps, opened, version=record.version, parked=parked)
 
 
 def flow_of(record: CallRecord) -> str | None:
@@ -121,6 +130,10 @@ def flow_of(record: CallRecord) -> str | None:
     of_turn: Any = record.opened.said.get("flow") if record.opened and not record.steps else None
     flow: str | None = record.state.get("flow") or of_step or of_turn
     return flow
+
+
+def _parked_in(record: CallRecord, run: int) -> list[str]:
+    return [one.parked for one in record.effects if one.waits and one.parked and one.effect.run == run]
 
 
 def _opened_in(grouped: Mapping[int, Sequence[Step]], restarts: bool) -> int | None:
@@ -145,7 +158,7 @@ def as_task(run: Run, routes: Routes) -> pb.Task:
         status=status,
         artifacts=[*_artifacts(run, routes)],
         history=history,
-        metadata=struct_of(place_of(run.steps[-1] if run.steps else None, routes)),
+        metadata=struct_of(place_of(run.steps[-1] if run.steps else None, routes) | parked_of(run)),
     )
 
 
@@ -185,6 +198,8 @@ def agent_message(run: Run, step: Step) -> pb.Message | None:
     _, message = unfold(response, step.get("layout"))
     said, error = message or {}, response.get("error")
     parts = said.get("parts") or ()
+    if error and not _is_over(step) and (waits := _waits_for_a_person(run, step)):
+        parts = [{"text": waits}]
     if not parts and (error or not _is_over(step)):
         text = response_text(response)
         parts = [{"text": text}] if text else ()
@@ -199,6 +214,19 @@ def agent_message(run: Run, step: Step) -> pb.Message | None:
         metadata={**(said.get("metadata") or {}), **({"error": error} if error else {})},
         extensions=said.get("extensions") or (),
     )
+
+
+def parked_of(run: Run) -> dict[str, Any]:
+    """Say which writes wait for a person, if any do."""
+    return {"parked": list(run.parked)} if run.parked else {}
+
+
+def _waits_for_a_person(run: Run, step: Step) -> str | None:
+    """Return what is to be said of a run that waits for a person because of its last step; None if it does not."""
+    if not run.parked or step["number"] != run.last:
+        return None
+    agent = "one of those asked" if step["agent"] == ALL else f"agent {step['agent']!r}"
+    return _A_PERSON_DECIDES.format(agent=agent, parked=", ".join(run.parked))
 
 
 def artifacts_of(step: Step) -> list[pb.Artifact]:

@@ -11,7 +11,7 @@ from a2a.types import a2a_pb2 as pb
 from graph.routing import Routes
 from graph.store.events import Published
 from nodes.state import Step
-from server.a2a.runs import Run, artifacts_of, place_of, status_of, summary_artifact
+from server.a2a.runs import Run, artifacts_of, parked_of, place_of, status_of, summary_artifact
 from server.a2a.wording import artifact_of, message_of, struct_of, timestamp_of
 
 Update = pb.TaskStatusUpdateEvent | pb.TaskArtifactUpdateEvent
@@ -88,6 +88,12 @@ class Teller:
             yield from self._end(replace(self._run, steps=[self._step], summary=event.get("session_summary")))
         elif _step_number(event) > self.last:
             yield from self._progress(published)
+
+    def hear_parked(self, event: Mapping[str, Any]) -> Iterator[Update]:
+        """Yield that a turn is over and a person has to say what came of a write, for those who read no errors."""
+        self._note(event)
+        if self._step is not None:
+            yield from self._end(replace(self._run, steps=[self._step], parked=event["parked_ids"]))
 
     def is_behind(self, run: Run) -> bool:
         """Tell whether the call knows more of the run than was told."""
@@ -170,7 +176,7 @@ class Teller:
             yield self._whole(summary_artifact(run.summary))
         last = run.steps[-1] if run.steps else None
         where = _where(last, last["number"]) if last else {}
-        yield self._status(status_of(run), where | place_of(last, self._routes))
+        yield self._status(status_of(run), where | place_of(last, self._routes) | parked_of(run))
 
     def _whole(self, artifact: pb.Artifact) -> Update:
         return pb.TaskArtifactUpdateEvent(

@@ -57,7 +57,7 @@ def erase_words(named: str, tenant: str, call: str, fields: Sequence[str], numbe
     except (OSError, ValueError) as error:
         raise CannotRead(f"cannot erase from {named!r}: {getattr(error, 'strerror', None) or error}") from error
     if count:
-        typer.echo(f"erased {count} {'field' if count == 1 else 'fields'} of call {call!r} from {named}")
+        typer.echo(f"erased {_many(count, 'field')} of call {call!r} from {named}")
     else:
         typer.echo(f"flows: nothing of call {call!r} of tenant {tenant!r} is to be erased from {named}", err=True)
     return count > 0
@@ -76,12 +76,15 @@ def _verify_files(files: Sequence[Path], key: bytes) -> bool:
     for finding in proof.findings():
         sound = sound and not finding.is_fault
         typer.echo(_told(finding), err=finding.is_fault)
-    erased = f", {proof.erased} fields erased" if proof.erased else ""
+    erased = f", {_many(proof.erased, 'field')} erased" if proof.erased else ""
+    read = f"{_many(proof.segments, 'trail')}, {_many(proof.steps, 'step')}{erased}"
     verdict = "is sound" if sound else "is not as it was sealed"
-    typer.echo(
-        f"what was archived {verdict}: {proof.segments} trails, {proof.steps} steps{erased}; last seal {proof.seal}"
-    )
+    typer.echo(f"what was archived {verdict}: {read}; last seal {proof.seal}")
     return sound
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _told(finding: Finding) -> str:
@@ -100,7 +103,7 @@ def _verify_call(call: str, url: str) -> bool:
     for fault in faults:
         typer.echo(_of_step(call, fault["step"]) + str(fault["what"]), err=True)
     verdict = "is sound" if told["verified"] else "is not as it was sealed"
-    typer.echo(f"the trail of call {call!r} {verdict}: {told['count']} steps, head {told['head']}")
+    typer.echo(f"the trail of call {call!r} {verdict}: {_many(told['count'], 'step')}, head {told['head']}")
     return bool(told["verified"])
 
 

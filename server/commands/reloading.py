@@ -1,16 +1,12 @@
 """`flows reload`: a running service reads the files of its flows again."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
 import typer
 
-from server.commands.talking import NoService, address_of, document_of
-from server.listening import is_loopback
-
-_TOKEN = "FLOWS_ADMIN_TOKEN"  # noqa: S105  (the variable's name)
+from server.commands.administering import administering
+from server.commands.talking import NoService, document_of
 
 
 def reload_flows(url: str) -> bool:
@@ -19,17 +15,9 @@ def reload_flows(url: str) -> bool:
     Raises:
         NoService: if `url` is no address, no service answers there, or it does not let us.
     """
-    address = address_of(url)
-    token = os.environ.get(_TOKEN)
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    # A proxy that the environment names cannot reach a service on this machine's loopback.
-    try:
-        with httpx.Client(base_url=address, timeout=60, trust_env=not is_loopback(address.host)) as client:
-            answer = client.post("/flows/reload", headers=headers)
-        told = document_of(answer)
-    except httpx.HTTPError as error:
-        why = str(error) or type(error).__name__
-        raise NoService(f"no service answers at {url} ({why}); name it with --url") from error
+    with administering(url) as service:
+        answer = service.post("/flows/reload")
+    told = document_of(answer)
     if "changed" not in told:
         raise NoService(f"the service at {url} did not reload: {told.get('detail', answer.reason_phrase)}")
     _print(told)

@@ -30,7 +30,7 @@ def talk(url: str, call_id: str | None, account: str, eci: str) -> None:
     """
     console = open_console()
     who = {"call_identify_id": call_id or f"CALL-{secrets.token_hex(4)}", "account_id": account, "eci": eci}
-    who = {name: _in_unicode(value) for name, value in who.items()}
+    who = {name: in_unicode(value) for name, value in who.items()}
     address = address_of(url)
     # A proxy that the environment names cannot reach a service on this machine's loopback.
     with httpx.Client(base_url=address, timeout=60, trust_env=not is_loopback(address.host)) as client:
@@ -74,7 +74,7 @@ def _lines(console: Console) -> Iterator[str]:
             yield line
 
 
-def _in_unicode(text: str) -> str:
+def in_unicode(text: str) -> str:
     """Return an argument of the command line with U+FFFD for the bytes in it that are not UTF-8."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
 

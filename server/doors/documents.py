@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from server.deadlines import DeadlineMs
 from server.identifiers import MESSAGE_LENGTH, Id, Intent, IntentName
 
 _REQUEST: dict[str, JsonValue] = {
@@ -46,6 +47,7 @@ _ANSWER: dict[str, JsonValue] = {
     "intent_source": "declared",
     "step": 1,
     "duration_ms": 12.5,
+    "timing": {"queue_ms": 0.0, "store_ms": 0.9, "classify_ms": 0.0, "agent_ms": 12.4, "total_ms": 15.1},
 }
 _SESSION: dict[str, JsonValue] = {
     "call_identify_id": "CALL-001",
@@ -57,6 +59,7 @@ _SESSION: dict[str, JsonValue] = {
     "legal_intents": ["verify_identity", "authenticate", "otp_verify", "unknown"],
     "completed_flows": [1],
     "requests": [],
+    "parked": [],
     "is_complete": False,
     "ended": None,
     "session_summary": None,
@@ -64,6 +67,11 @@ _SESSION: dict[str, JsonValue] = {
     "created_at": "2026-02-28T10:00:00.000Z",
     "updated_at": "2026-02-28T10:00:00.013Z",
 }
+
+
+DEADLINE = (
+    "Milliseconds within which the answer is wanted, from when the request comes in; every wait ends in time for it."
+)
 
 
 class OrchestrateRequest(BaseModel):
@@ -87,6 +95,7 @@ class OrchestrateRequest(BaseModel):
     further_intents: list[IntentName] = Field(
         default_factory=list, max_length=20, description="What else the caller wants, besides `intent`."
     )
+    deadline_ms: DeadlineMs | None = Field(default=None, description=DEADLINE)
 
     @field_validator("metadata")
     @classmethod
@@ -96,6 +105,17 @@ class OrchestrateRequest(BaseModel):
         except TypeError as error:
             raise ValueError("it is nested too deeply or holds a number beyond 64 bits; send less") from error
         return metadata
+
+
+class Timing(BaseModel):
+    """Where the time of a turn went, in milliseconds. What is done several times at once counts once."""
+
+    queue_ms: float = Field(description="Waiting while another turn of the call was at work.")
+    store_ms: float = Field(description="Reading the call, and writing down what was about to be sent.")
+    classify_ms: float = Field(description="Finding out what the caller wants.")
+    agent_ms: float = Field(description="Waiting for agents.")
+    model_ms: float | None = Field(default=None, description="Waiting for a model, where one answered.")
+    total_ms: float = Field(description="All of it, from when the message came in until the answer was to be saved.")
 
 
 class OrchestrateResponse(BaseModel):
@@ -116,6 +136,7 @@ class OrchestrateResponse(BaseModel):
     intent_source: str
     step: int
     duration_ms: float
+    timing: Timing | None = Field(default=None, description="Where the time went.")
     requests: list[str] = Field(default=[], description="The intents of the requests that wait, if any do.")
 
 
@@ -148,12 +169,30 @@ class Session(BaseModel):
     legal_intents: list[str] = Field(description="What the next turn may want.")
     completed_flows: list[int]
     requests: list[dict[str, str]] = Field(description="What else the caller asked for, and the words.")
+    parked: list[str] = Field(description="Writes of which nobody knows what came of them: see `GET /parked`.")
     is_complete: bool
     ended: str | None
     session_summary: dict[str, Any] | None
     steps: list[Step]
     created_at: str
     updated_at: str
+
+
+class Fault(BaseModel):
+    """Something in an audit trail that is not as it was sealed."""
+
+    step: int | None = Field(description="The step's number; null if it concerns the trail as a whole.")
+    what: str
+
+
+class Verified(BaseModel):
+    """An audit trail, and whether it is as it was sealed."""
+
+    verified: bool
+    faults: list[Fault]
+    count: int = Field(description="How many steps there should be.")
+    head: str = Field(description="The hash that was kept of the last step.")
+    steps: list[Step]
 
 
 class Moment(BaseModel):

@@ -10,8 +10,9 @@ import structlog
 
 from graph.store.errors import StoreError
 from graph.store.events import Events, Published, numbers_of
+from server.deadlines import each_in_time
 from server.following import follow, follow_turn
-from server.problems import INTERNAL, BadInput, Row, document_of, row_of
+from server.problems import INTERNAL, BadInput, OutOfTime, Row, document_of, row_of
 from server.runtime import Runtime
 from server.turn import Started, Taken
 
@@ -69,10 +70,20 @@ def problem(row: Row, detail: str) -> dict[str, Any]:
 
 
 async def of_turn(events: Events, started: Started | Taken) -> AsyncGenerator[Told, None]:
-    """Yield what happens in a turn up to its answer, or to what went wrong: the answer comes even if events are lost.
+    """Yield what happens in a turn up to its answer, or to what went wrong: the answer comes even if events are lost,
+    and before the client's deadline passes the word that it does.
 
     The turn goes on if nobody listens any more.
     """
+    try:
+        async with aclosing(each_in_time(started.request, _of_turn(events, started))) as in_time:
+            async for told in in_time:
+                yield told
+    except OutOfTime as error:
+        yield failure(error)
+
+
+async def _of_turn(events: Events, started: Started | Taken) -> AsyncGenerator[Told, None]:
     if isinstance(started, Started):
         try:
             async with aclosing(follow_turn(events, started)) as followed:

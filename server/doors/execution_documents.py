@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from server.deadlines import DeadlineMs
+from server.doors.documents import DEADLINE, Timing
 from server.identifiers import MESSAGE_LENGTH, Id, Intent
 
 _STEPS: list[JsonValue] = [
@@ -47,7 +49,9 @@ _EXECUTION: dict[str, JsonValue] = {
     "output_data": {"content_sentiment": "negative"},
     "response": {"data": [{"sentiment": "negative", "score": -1.0}]},
     "question": None,
+    "parked": [],
     "error": None,
+    "timing": {"queue_ms": 0.0, "store_ms": 1.9, "classify_ms": 0.0, "agent_ms": 12.4, "total_ms": 18.3},
     "created_at": "2026-02-28T10:00:00.000Z",
     "updated_at": "2026-02-28T10:00:00.013Z",
 }
@@ -103,6 +107,7 @@ class RunRequest(BaseModel):
     language: str | None = Field(default=None, max_length=35, description="The caller's language (BCP 47).")
     metadata: Data = Field(default_factory=dict, description="Handed to the agents as it is.")
     wait: bool = Field(default=True, description="Whether to answer when it has ended, or waits; else at once.")
+    deadline_ms: DeadlineMs | None = Field(default=None, description=DEADLINE)
 
 
 class AnswerRequest(BaseModel):
@@ -182,7 +187,11 @@ class ExecutionAnswer(BaseModel):
     question: dict[str, Any] | None = Field(
         description="`step`, `question` and `schema`, while it waits for a person."
     )
+    parked: list[str] = Field(
+        description="Writes of which a person has to say what came of them (`GET /parked`); it waits for that."
+    )
     error: dict[str, Any] | None
+    timing: Timing | None = Field(description="Where the time of its last turn went; null while it runs.")
     created_at: str | None
     updated_at: str | None
 

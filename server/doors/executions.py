@@ -15,6 +15,7 @@ from server.doors.execution_documents import (
     Removed,
     body_of,
 )
+from server.doors.keys import WITH_KEY, named_by
 from server.doors.reading import read_document
 from server.executing import Executions
 from server.execution_logs import logs_of
@@ -98,7 +99,7 @@ async def cancel(execution_id: ExecutionId, request: Request) -> Response:
     "/{execution_id}/answer",
     summary="Answer what an execution asks",
     response_model=None,
-    openapi_extra=body_of(AnswerRequest),
+    openapi_extra=body_of(AnswerRequest) | WITH_KEY,
     responses={
         200: {"model": ExecutionAnswer},
         202: {"model": ExecutionAnswer, "description": "It goes on"},
@@ -108,7 +109,11 @@ async def cancel(execution_id: ExecutionId, request: Request) -> Response:
 async def answer(execution_id: ExecutionId, request: Request) -> Response:
     """Give a person's answer to the question that the execution waits with; it goes on at once."""
     sent = await read_document(request, AnswerRequest, request.app.state.runtime.settings.max_body_bytes)
-    found = await _executions(request).answer(execution_id, sent.answer, step=sent.step, wait=sent.wait)
+    named = named_by(request, "answer", sent)
+    key, body = (named.key, named.body) if named else (None, "")
+    found = await _executions(request).answer(
+        execution_id, sent.answer, step=sent.step, wait=sent.wait, key=key, body=body
+    )
     return answered(document(found), 200 if sent.wait else 202)
 
 

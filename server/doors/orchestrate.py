@@ -7,7 +7,9 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from nodes.timing import Timing
 from server.doors.documents import OrchestrateRequest, OrchestrateResponse
+from server.doors.keys import WITH_KEY, Named, named_by
 from server.doors.reading import read_document
 from server.problems import responses
 from server.runtime import Runtime
@@ -19,9 +21,12 @@ BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": OrchestrateRequest.model_json_schema()}},
-    }
+    },
+    **WITH_KEY,
 }
-"""The request body, for the OpenAPI document."""
+"""The request, for the OpenAPI document."""
+TURN = "turn"
+"""The kind of door at which a key names a message of a call."""
 
 _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -31,21 +36,32 @@ _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
     summary="Take one turn of a call",
     response_model=None,
     openapi_extra=BODY,
-    responses={200: {"model": OrchestrateResponse}, **responses(409, 413, 415, 422, 503)},
+    responses={200: {"model": OrchestrateResponse}, **responses(409, 413, 415, 422, 503, 504)},
 )
 async def orchestrate(request: Request) -> Response:
     """Send what the caller said; a new `call_identify_id` begins a call.
 
     An agent that fails is not an HTTP error: the answer is 200 with `status: "error"`, and the turn can be retried.
     """
+    timing = Timing()
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, OrchestrateRequest, runtime.settings.max_body_bytes)
-    told = await runtime.turns.run(turn_request(sent, traceparent_of(request.headers)))
-    return Response(orjson.dumps(told), media_type="application/json")
+    named = named_by(request, TURN, sent)
+    told = await runtime.turns.run(turn_request(sent, traceparent_of(request.headers), named, timing))
+    return Response(orjson.dumps(told), 200, {"server-timing": server_timing(timing)}, "application/json")
 
 
-def turn_request(sent: OrchestrateRequest, traceparent: str | None) -> TurnRequest:
-    """Return the turn that a client asks for."""
+def turn_request(
+    sent: OrchestrateRequest, traceparent: str | None, named: Named | None = None, timing: Timing | None = None
+) -> TurnRequest:
+    """Return the turn that a client asks for.
+
+    Args:
+        sent: what the client sent.
+        traceparent: the trace to go on with.
+        named: what names this very message, if its client did.
+        timing: where the time goes since it came in; None if that is now.
+    """
     return TurnRequest(
         call_identify_id=sent.call_identify_id,
         account_id=sent.account_id,
@@ -57,7 +73,21 @@ def turn_request(sent: OrchestrateRequest, traceparent: str | None) -> TurnReque
         traceparent=traceparent,
         flow=sent.flow,
         further_intents=sent.further_intents,
+        key=named.key if named else None,
+        body=named.body if named else "",
+        deadline=seconds(sent.deadline_ms),
+        timing=timing or Timing(),
     )
+
+
+def seconds(milliseconds: int | None) -> float | None:
+    """Return a client's deadline as turns count it; None for none."""
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def server_timing(timing: Timing) -> str:
+    """Return where the time of a request went, the save included, as the header `Server-Timing` says it (W3C)."""
+    return ", ".join(f"{name.removesuffix('_ms')};dur={spent}" for name, spent in timing.told().items())
 
 
 def traceparent_of(headers: Mapping[str, str]) -> str | None:

@@ -6,10 +6,12 @@ from fastapi import APIRouter, Path, Request, Response
 
 from graph.store.calls import OpenTurn
 from graph.workflows import outer_name
+from nodes.timing import Timing
 from server.doors.events import of_turn
 from server.doors.execution_documents import ExecutionAnswer, RunRequest, body_of
 from server.doors.executions import answered
-from server.doors.orchestrate import traceparent_of
+from server.doors.keys import WITH_KEY, named_by
+from server.doors.orchestrate import seconds, traceparent_of
 from server.doors.reading import read_document
 from server.doors.stream import sse
 from server.executing import Executions, known_inputs, new_id
@@ -29,11 +31,11 @@ FlowName = Annotated[str, Path(max_length=64, description="The flow's name.", ex
     "",
     summary="Run a flow",
     response_model=None,
-    openapi_extra=body_of(RunRequest),
+    openapi_extra=body_of(RunRequest) | WITH_KEY,
     responses={
         200: {"model": ExecutionAnswer, "description": "It has ended, or waits"},
         202: {"model": ExecutionAnswer, "description": "It has begun"},
-        **responses(404, 409, 413, 415, 422, 503),
+        **responses(404, 409, 413, 415, 422, 503, 504),
     },
 )
 async def run(flow: FlowName, request: Request) -> Response:
@@ -41,10 +43,11 @@ async def run(flow: FlowName, request: Request) -> Response:
 
     A flow that waits for its caller goes on with the next message under the same `id`.
     """
+    timing = Timing()
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, RunRequest, runtime.settings.max_body_bytes)
     executions, version = Executions(runtime), await runtime.flows.find(flow)
-    turn = await _turn(runtime, version, sent, request)
+    turn = await _turn(runtime, version, sent, request, timing)
     try:
         found = await executions.run(turn, wait=sent.wait, once_begun=_unless_asking(turn, version))
     except _AsksSomebody:
@@ -56,19 +59,20 @@ async def run(flow: FlowName, request: Request) -> Response:
     "/stream",
     summary="Run a flow, and see what happens in it",
     response_model=None,
-    openapi_extra=body_of(RunRequest),
+    openapi_extra=body_of(RunRequest) | WITH_KEY,
     responses={
         200: {"description": "Events, the last of them `turn` or `error`", "content": {"text/event-stream": {}}},
-        **responses(404, 409, 413, 415, 422, 503),
+        **responses(404, 409, 413, 415, 422, 503, 504),
     },
 )
 async def stream(flow: FlowName, request: Request) -> Response:
     """Run a flow, and get server-sent events: `state_change`, `message_chunk` and `step` as they happen, then `turn`,
     which says what its last step came to, or `error`, a problem document. The run goes on if the client leaves."""
+    timing = Timing()
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, RunRequest, runtime.settings.max_body_bytes)
     version = await runtime.flows.find(flow)
-    turn = await _turn(runtime, version, sent, request)
+    turn = await _turn(runtime, version, sent, request, timing)
     try:
         started = await Executions(runtime).begin(turn, _unless_asking(turn, version))
     except _AsksSomebody as asks:
@@ -97,13 +101,16 @@ def _unless_asking(sent: TurnRequest, version: Version) -> Begun | None:
     return look
 
 
-async def _turn(runtime: Runtime, version: Version, sent: RunRequest, request: Request) -> TurnRequest:
+async def _turn(
+    runtime: Runtime, version: Version, sent: RunRequest, request: Request, timing: Timing
+) -> TurnRequest:
     """Return the turn that a run is asked for as; raises `BadInput` for what is missing."""
     flow = version.flow.flow
     calls = version.flow.waits_for == "caller"
     if calls and not sent.message.strip():
         raise BadInput([{"field": "message", "message": f"it is missing; flow {flow!r} answers what a caller says"}])
-    name = sent.id or new_id()
+    named = named_by(request, "run", sent, flow)
+    name = sent.id or (named.call() if named else new_id())
     return TurnRequest(
         name,
         sent.account_id,
@@ -116,6 +123,11 @@ async def _turn(runtime: Runtime, version: Version, sent: RunRequest, request: R
         flow=flow,
         context=await _inputs(runtime, version, sent, name),
         ttl=None if calls else runtime.settings.execution_ttl_seconds,
+        key=named.key if named else None,
+        body=named.body if named else "",
+        begins=named is not None and not sent.id,
+        deadline=seconds(sent.deadline_ms),
+        timing=timing,
     )
 
 

@@ -1,15 +1,20 @@
 """`/session/{call_identify_id}`: where a call stands, what was done in it, and its end."""
 
+import asyncio
+from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
+from graph.audit import start_of
+from graph.audit import verify as audit_faults
 from graph.store.calls import CallRecord
 from graph.store.names import thread_name
 from graph.trail import full_summary
 from nodes.runs import has_ended
-from server.doors.documents import Deleted, Moment, Session, Step
+from server.doors.documents import Deleted, Moment, Session, Step, Verified
 from server.identifiers import Id
 from server.problems import SessionNotFound, responses
 from server.runtime import Runtime
@@ -17,6 +22,7 @@ from server.runtime import Runtime
 router = APIRouter(prefix="/session/{call_identify_id}", tags=["calls"])
 
 CallId = Annotated[Id, Path(description="The call's name.", examples=["CALL-001"])]
+Verify = Annotated[bool, Query(description="Whether to say if a step was changed, removed, added or moved.")]
 
 
 @router.get(
@@ -36,11 +42,20 @@ async def session(call_identify_id: CallId, request: Request) -> Response:
     "/steps",
     summary="The audit trail",
     response_model=None,
-    responses={200: {"model": list[Step]}, **responses(404, 422, 503)},
+    responses={200: {"model": list[Step] | Verified}, **responses(404, 422, 503)},
 )
-async def steps(call_identify_id: CallId, request: Request) -> Response:
-    """Return every step of the call, oldest first."""
-    return _json((await _record(request.app.state.runtime, call_identify_id)).steps)
+async def steps(call_identify_id: CallId, request: Request, verify: Verify = False) -> Response:
+    """Return every step of the call, oldest first; with `verify`, in a document that says whether they are sound."""
+    runtime: Runtime = request.app.state.runtime
+    record = await _record(runtime, call_identify_id)
+    if not verify:
+        return _json(record.steps)
+    start = start_of(_thread(runtime, call_identify_id), record.incarnation)
+    head, count = record.chain or start, record.state.get("step_count", 0)
+    check = partial(audit_faults, record.steps, start, head=head, count=count, key=runtime.settings.audit_secret)
+    faults = [asdict(fault) for fault in await asyncio.to_thread(check)]
+    proof = {"verified": not faults, "faults": faults, "count": count, "head": head}
+    return _json({**proof, "steps": record.steps})
 
 
 @router.get(
@@ -105,6 +120,7 @@ async def _session(runtime: Runtime, record: CallRecord) -> dict[str, Any]:
         "legal_intents": legal,
         "completed_flows": state.get("completed_flows", []),
         "requests": state.get("requests", []),
+        "parked": [effect.parked for effect in record.effects if effect.waits],
         "is_complete": complete,
         "ended": state.get("ended"),
         "session_summary": full_summary(state.get("session_summary"), list(record.steps)) if complete else None,

@@ -13,6 +13,7 @@ from graph.store.errors import StoreError
 from graph.store.events import Published
 from graph.store.names import thread_name
 from nodes.runs import has_ended
+from nodes.timing import Timing
 from server.doors.documents import OrchestrateRequest
 from server.doors.events import (
     ANOTHER_TURN,
@@ -28,7 +29,8 @@ from server.doors.events import (
     rest_of_turn,
     shown,
 )
-from server.doors.orchestrate import BODY, traceparent_of, turn_request
+from server.doors.keys import named_by
+from server.doors.orchestrate import BODY, TURN, traceparent_of, turn_request
 from server.doors.reading import read_document
 from server.doors.sessions import CallId
 from server.event_stream import HEARTBEAT_SECONDS, READER_SECONDS, EventStream, ending
@@ -58,7 +60,7 @@ _ANSWER = {"description": "Events, the last of them `turn` or `error`", "content
     responses={
         200: _ANSWER,
         204: {"description": "The event named by Last-Event-ID was the last"},
-        **responses(404, 409, 413, 415, 422, 503),
+        **responses(404, 409, 413, 415, 422, 503, 504),
     },
 )
 async def stream(request: Request, last_event_id: _LastSeen = None) -> Response:
@@ -67,11 +69,13 @@ async def stream(request: Request, last_event_id: _LastSeen = None) -> Response:
 
     The turn goes on if the client leaves. With `Last-Event-ID` the same request goes on after that event instead.
     """
+    timing = Timing()
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, OrchestrateRequest, runtime.settings.max_body_bytes)
+    named = named_by(request, TURN, sent)
     if last_event_id:
         return await _resumed(runtime, sent, last_event_id)
-    started = await runtime.turns.start(turn_request(sent, traceparent_of(request.headers)))
+    started = await runtime.turns.start(turn_request(sent, traceparent_of(request.headers), named, timing))
     # Not ended when the service stops: like any turn under way, it is given the time to be answered.
     return sse(of_turn(runtime.store.events, started), grace=runtime.settings.turn_timeout_seconds)
 

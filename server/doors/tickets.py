@@ -3,7 +3,8 @@
 import hashlib
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated
 
 import orjson
@@ -11,12 +12,13 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from server.doors.execution_documents import TicketAnswer, TicketList, TicketRequest, body_of
 from server.doors.executions import Limit, Offset, answered, page_of
+from server.doors.keys import WITH_KEY, Named, named_by
 from server.doors.orchestrate import traceparent_of
 from server.doors.reading import read_document
 from server.executing import Executions
 from server.executions import Execution
 from server.identifiers import Id
-from server.problems import ExecutionNotFound, KeyReused, TicketNotFound, TicketReused, responses
+from server.problems import AlreadyBegun, ExecutionNotFound, TicketNotFound, TicketReused, responses
 from server.runtime import Runtime
 from server.tickets import FLOW, status_of, ticket_document
 from server.turn import TurnRequest
@@ -32,7 +34,7 @@ TicketId = Annotated[Id, Path(description="The ticket's name.")]
     summary="Send a ticket",
     status_code=201,
     response_model=None,
-    openapi_extra=body_of(TicketRequest),
+    openapi_extra=body_of(TicketRequest) | WITH_KEY,
     responses={
         201: {"model": TicketAnswer, "description": "It is resolved or escalated"},
         202: {"model": TicketAnswer, "description": "It is being worked on"},
@@ -51,10 +53,11 @@ async def send(
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, TicketRequest, runtime.settings.max_body_bytes)
     await runtime.flows.find(FLOW)
-    turn = _turn(sent, traceparent_of(request.headers), runtime.settings.execution_ttl_seconds)
+    turn = _turn(sent, named_by(request, "ticket", sent), runtime.settings.execution_ttl_seconds)
+    turn = replace(turn, traceparent=traceparent_of(request.headers))
     try:
-        found = await (Executions(runtime).run(turn, wait=True) if wait else _begun(runtime, turn))
-    except KeyReused as error:
+        found = await Executions(runtime).run(turn, wait=wait)
+    except AlreadyBegun as error:
         message = f"ticket_id {turn.call_identify_id!r} names another ticket; choose a new one, or leave it out"
         raise TicketReused(message) from error
     return answered(ticket_document(found), 201 if wait else 202)
@@ -97,31 +100,23 @@ async def ticket(ticket_id: TicketId, request: Request) -> Response:
     return answered(ticket_document(found))
 
 
-def _turn(sent: TicketRequest, traceparent: str | None, ttl: float) -> TurnRequest:
+def _turn(sent: TicketRequest, named: Named | None, ttl: float) -> TurnRequest:
     told = sent.model_dump(include={"customer_id", "subject", "body"})
     key = hashlib.sha256(orjson.dumps({**told, "metadata": sent.metadata}, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    tag = named.call() if named else uuid.uuid4().hex[:12]
     return TurnRequest(
-        sent.ticket_id or f"TICKET-{uuid.uuid4().hex[:12].upper()}",
+        sent.ticket_id or f"TICKET-{tag.upper()}",
         sent.customer_id,
         None,
         sent.body,
         metadata=sent.metadata,
-        traceparent=traceparent,
-        key=key,
+        key=named.key if named else key,
+        body=named.body if named else "",
         begins=True,
         flow=FLOW,
         context=told,
         ttl=ttl,
     )
-
-
-async def _begun(runtime: Runtime, turn: TurnRequest) -> Execution:
-    """Begin, without waiting for the same ticket if that is worked on already."""
-    with suppress(ExecutionNotFound):
-        found = await Executions(runtime).find(turn.call_identify_id)
-        if found.record.opened and found.record.opened.said.get("key") == turn.key:
-            return found
-    return await Executions(runtime).run(turn, wait=False)
 
 
 async def _matching(runtime: Runtime, status: str | None, customer_id: str | None) -> AsyncGenerator[Execution, None]:

@@ -3,7 +3,8 @@ happens in it goes out as events; those of `POST /orchestrate/stream`, each with
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
@@ -14,9 +15,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from graph.store.errors import StoreError
 from graph.store.names import thread_name
+from nodes.timing import Timing
 from server.doors.documents import OrchestrateRequest
 from server.doors.events import EventsGone, Told, failure, known_event, of_turn, problem, rest_of_call, shown
-from server.doors.orchestrate import traceparent_of, turn_request
+from server.doors.keys import Key, named
+from server.doors.orchestrate import TURN, traceparent_of, turn_request
 from server.doors.reading import checked, is_foreign_page, too_large
 from server.event_stream import READER_SECONDS
 from server.identifiers import ID_LENGTH, Id
@@ -45,6 +48,7 @@ class SocketMessage(OrchestrateRequest):
     call_identify_id: Id = ""
     request_id: str | None = Field(default=None, max_length=ID_LENGTH)
     """Comes back in every event of the turn."""
+    idempotency_key: Key | None = None
 
 
 @router.websocket("/ws/{call_identify_id}")
@@ -72,7 +76,7 @@ class Conversation:
         self._runtime: Runtime = websocket.app.state.runtime
         self._call = call
         self._patience = patience
-        self._waiting: asyncio.Queue[SocketMessage] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue(MOST_WAITING)
         self._sending = asyncio.Lock()
 
     async def hold(self) -> None:
@@ -101,8 +105,9 @@ class Conversation:
         headers, query = self._websocket.headers, self._websocket.query_params
         if seen := query.get("last_event_id") or headers.get("last-event-id"):
             await _unless(self._go_on_after(seen), left, stopping)
-        while message := await _unless(self._waiting.get(), left, stopping):
-            await self._take(message, left)
+        while waited := await _unless(self._waiting.get(), left, stopping):
+            waited.counting.close()
+            await self._take(waited.message, waited.timing, left)
         if left.done():
             left.result()
             raise WebSocketDisconnect
@@ -112,7 +117,7 @@ class Conversation:
         while (frame := await self._websocket.receive())["type"] != "websocket.disconnect":
             text = frame.get("text")
             try:
-                self._waiting.put_nowait(self._message(text))
+                self._waiting.put_nowait(_Waiting(self._message(text)))
             except asyncio.QueueFull:
                 detail = f"{MOST_WAITING} messages are waiting already; wait for a turn to end, then send it again"
                 await self._tell(Told({"event": "error", **problem(_TOO_MANY, detail)}), _request_id(text))
@@ -136,9 +141,11 @@ class Conversation:
             raise _bad("call_identify_id", "it is not the call that this socket is for; leave it out")
         return message.model_copy(update={"call_identify_id": self._call})
 
-    async def _take(self, message: SocketMessage, left: asyncio.Task[None]) -> None:
+    async def _take(self, message: SocketMessage, timing: Timing, left: asyncio.Task[None]) -> None:
         """Take a turn, and tell of it for as long as the client is there; it goes on without."""
-        request = turn_request(message, traceparent_of(self._websocket.headers))
+        key = message.idempotency_key
+        name = named(key, TURN, message) if key else None
+        request = turn_request(message, traceparent_of(self._websocket.headers), name, timing)
         try:
             started = await self._runtime.turns.start(request)
         except Exception as error:  # noqa: BLE001  (told and logged: the next message may be taken)
@@ -184,6 +191,19 @@ class Conversation:
         with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 await self._websocket.close(code, reason)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A message that waits for those before it."""
+
+    message: SocketMessage
+    timing: Timing = field(default_factory=Timing)
+    counting: ExitStack = field(default_factory=ExitStack)
+    """Counts how long it waits, until it is closed."""
+
+    def __post_init__(self) -> None:
+        self.counting.enter_context(self.timing.of("queue"))
 
 
 async def _unless(work: Coroutine[Any, Any, Result], *over: asyncio.Task[Any]) -> Result | None:

@@ -15,11 +15,12 @@ from server.doors.execution_documents import (
     body_of,
 )
 from server.doors.executions import Limit, Offset, answered
+from server.doors.keys import WITH_KEY, named_by
 from server.doors.orchestrate import traceparent_of
 from server.doors.reading import read_document
 from server.executing import Executions, known_inputs, new_id
 from server.executions import document
-from server.problems import KeyReused, responses
+from server.problems import AlreadyBegun, responses
 from server.runtime import Runtime
 from server.turn import TurnRequest
 from server.workflows import Workflows
@@ -95,7 +96,7 @@ async def delete(workflow_id: WorkflowId, request: Request) -> Response:
     summary="Execute a workflow",
     status_code=202,
     response_model=None,
-    openapi_extra=body_of(ExecuteRequest),
+    openapi_extra=body_of(ExecuteRequest) | WITH_KEY,
     responses={
         200: {"model": ExecutionAnswer, "description": "It has ended"},
         202: {"model": ExecutionAnswer, "description": "It has begun"},
@@ -116,8 +117,9 @@ async def execute(
     _, version = await _workflows(runtime).find(workflow_id)
     names = {name: outer_name(name) for name in version.flow.inputs}
     begun: dict[str, Any] = known_inputs(version.flow, sent.input_data, names, "input_data")
+    named = named_by(request, "execute", sent, workflow_id)
     turn = TurnRequest(
-        sent.execution_id or new_id(),
+        sent.execution_id or (named.call() if named else new_id()),
         None,
         None,
         "",
@@ -125,15 +127,17 @@ async def execute(
         context=begun,
         ttl=runtime.settings.execution_ttl_seconds,
         begins=True,
+        key=named.key if named else None,
+        body=named.body if named else "",
         traceparent=traceparent_of(request.headers),
     )
     try:
         found = await Executions(runtime).run(turn, wait=wait)
-    except KeyReused as error:
+    except AlreadyBegun as error:
         message = (
             f"there is an execution {turn.call_identify_id!r} already; choose another execution_id, or leave it out"
         )
-        raise KeyReused(message) from error
+        raise AlreadyBegun(message) from error
     return answered(document(found), 200 if wait else 202)
 
 

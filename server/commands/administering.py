@@ -1,0 +1,32 @@
+"""How commands reach a running service to administer it, and what they say if it does not let them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from server.commands.talking import NoService, address_of
+from server.listening import is_loopback
+
+_TOKEN = "FLOWS_ADMIN_TOKEN"  # noqa: S105  (the variable's name)
+
+
+@contextmanager
+def administering(url: str) -> Iterator[httpx.Client]:
+    """Open a client that shows FLOWS_ADMIN_TOKEN, if there is one.
+
+    Raises:
+        NoService: if `url` is no address, or no service answers there.
+    """
+    address = address_of(url)
+    token = os.environ.get(_TOKEN)
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    # A proxy that the environment names cannot reach a service on this machine's loopback.
+    direct = is_loopback(address.host)
+    try:
+        with httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=not direct) as client:
+            yield client
+    except httpx.HTTPError as error:
+        why = str(error) or type(error).__name__
+        raise NoService(f"no service answers at {url} ({why}); name it with --url") from error
