@@ -67,7 +67,7 @@ async def asked(
     outcome = Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
     if asking.write is not None:
         write = asking.write
-        outcome = replace(outcome, parked=write.parked, resolution=write.resolution, again=write.may_be_sent_again)
+        outcome = replace(outcome, parked=write.parked, resolution=write.resolution, again=write.may_be_said_again)
     return asking.at, replace(outcome, stays=outcome.parked is not None)
 
 

@@ -37,7 +37,7 @@ class Outcome:
     resolution: Resolution | None = None
     """What a person said came of a write, if it is that which is the outcome."""
     again: bool = False
-    """Whether it is a write that may be sent again whatever came of it: its agent acts once on it."""
+    """Whether it is a write that the caller may ask for again whatever came of it."""
 
     @property
     def waits(self) -> bool:

@@ -51,6 +51,8 @@ class Write:
     resolution: Resolution | None = None
     _left: Effect | None = field(default=None, init=False)
     _resent: bool = field(default=False, init=False)
+    _at_work: bool = field(default=False, init=False)
+    """Whether the agent is known to be still at work on it: the next turn asks after that."""
 
     def __post_init__(self) -> None:
         effects = effects_of(self.context)
@@ -65,6 +67,11 @@ class Write:
     def may_be_sent_again(self) -> bool:
         """Whether its agent acts once on it, however often it is sent."""
         return self.facts.agents[self.request.agent].idempotent
+
+    @property
+    def may_be_said_again(self) -> bool:
+        """Whether the caller may say it again whatever came of it: it is not sent a second time, or does no harm."""
+        return self.may_be_sent_again or self._at_work
 
     async def answer(self, tell: Tell) -> Reply:
         """Return what the agent answers, or answered before.
@@ -113,6 +120,7 @@ class Write:
         try:
             reply = await self.caller.call(self.request, tell)
         except AgentError as error:
+            self._at_work = _is_at_work(error)
             if asks_after and error.retryable:  # the task is known, and can be asked after again
                 raise
             if not self._resent and self.may_be_sent_again and _is_lost(error) and self._time_left() > 0:
@@ -150,6 +158,7 @@ class Write:
             found = await self.caller.find(request)
         except AgentError as error:
             if _is_at_work(error):
+                self._at_work = True
                 self._settle()
                 raise
             log.warning("agent could not be asked what it did", agent=request.agent, type=error.kind)

@@ -117,7 +117,7 @@ class Beginner:
             if once_begun is not None:
                 await once_begun(turn, run)
         except BaseException as error:
-            is_left = not isinstance(error, Refused) if died else await self.is_gone_on_with(turn)
+            is_left = not isinstance(error, Refused | OutcomeUnknown) if died else await self.is_gone_on_with(turn)
             await give_back(self._calls, turn, open_still=is_left, as_it_was=is_left)
             raise
         notifies = bool(turn.push)

@@ -146,11 +146,10 @@ class Resolver:
         turn.version, turn.one_save = version.key, version.saves_once
         begun = Underway(turn, request, version, deadline, turn.state.get("run", 1), followed=turn.followed)
         try:
-            taken = await self._runner.go(begun)
-        except OutcomeUnknown:  # a self-running flow has gone on, and another write of it is parked now
+            await self._runner.go(begun)
+        except OutcomeUnknown:  # a flow that goes by itself has gone on, and another write of it is parked now
             log.info("another write is parked", call=call)
-        steps = turn.steps
-        return Settled(next((step for step in steps if "resolution" in step), taken.step if steps else None), call)
+        return Settled(next((step for step in turn.steps if "resolution" in step), None), call)
 
     async def _noted(self, turn: OpenTurn, record: Record, version: Version, resolution: Resolution) -> Step:
         """Add a step that says what came of a write; the call stays where it is."""

@@ -10,7 +10,7 @@ import structlog
 
 from graph.store.calls import CallRecord, Calls
 from graph.store.effects import Record
-from graph.store.errors import StoreError
+from graph.store.errors import Busy, OutcomeUnknown, StoreError, StoreUnavailable
 from graph.store.names import decode
 from nodes.ports import AgentCaller
 from server.flows import Flows
@@ -68,7 +68,7 @@ class _Resuming:
             await asyncio.wait(self._going, return_when=asyncio.FIRST_COMPLETED)
         try:
             started = await self._turns.resume(decode(thread.partition("__")[2]), record)
-        except StoreError:
+        except StoreUnavailable:
             raise
         except Exception:  # of one run; the others are gone on with
             log.exception("run not gone on with", thread=thread)
@@ -113,8 +113,10 @@ class _AskingAgain:
         try:
             if await self._turns.ask_again(record, self._caller):
                 log.info("parked write settled by its agent", parked=record.parked, agent=record.effect.agent)
-        except StoreError:
+        except StoreUnavailable:
             raise
+        except (Busy, OutcomeUnknown) as error:
+            log.info("parked write not asked about", parked=record.parked, reason=str(error))
         except Exception:  # of one write; the others are asked about
             log.exception("parked write not asked about", parked=record.parked)
 

@@ -215,8 +215,8 @@ class Turns:
             log.warning("turn not gone on with", call=call_identify_id, reason=str(refusal))
             await self._park(call_identify_id, opened)
             return None
-        except Busy as busy:
-            log.info("turn not gone on with", call=call_identify_id, reason=str(busy))
+        except (Busy, OutcomeUnknown) as error:  # another goes on with it; or a person has to say something first
+            log.info("turn not gone on with", call=call_identify_id, reason=str(error))
             return None
         return None if isinstance(begun, Taken) else begun
 
@@ -227,9 +227,10 @@ class Turns:
             turn = await self._calls.begin(thread, said=opened.said, died=opened.token)
         except Busy:
             return
-        if turn.unsettled:
+        sent = bool(turn.unsettled)
+        if sent:
             await self._calls.settle(turn, unsaid(turn))
-        await give_back(self._calls, turn)
+        await give_back(self._calls, turn, open_still=not sent, as_it_was=True)
 
     async def _close(self, call_identify_id: str, ended: OpenedTurn) -> None:
         """Give back the lease of a run that had ended, all but that, when its process died: now the call expires."""

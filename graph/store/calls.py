@@ -86,6 +86,8 @@ class OpenTurn:
     """Those that this turn sent itself."""
     idle: set[str] = field(default_factory=set)
     """Those of them that certainly nobody acted on."""
+    waiting: "list[asyncio.Future[None]]" = field(default_factory=list)
+    """Those who wait for its next commit."""
     marked: str | None = None
     """When the index was told last that the call may have writes whose outcomes are not known, as it says it."""
     replaced: bool = False
@@ -103,6 +105,23 @@ class OpenTurn:
         """The writes of which nobody has said yet what came of them: what was sent and not saved, by this turn or by
         one whose process died."""
         return [record for record in self.effects.values() if record.is_open]
+
+    def committed(self, steps: Sequence[Step]) -> None:
+        """Note the steps of a commit, and wake who waits for it."""
+        self.steps += steps
+        waiting, self.waiting = self.waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
+
+    async def until_committed(self, count: int) -> None:
+        """Return once the call is committed up to so many steps; a run that saves once commits only at its end."""
+        while not self.one_save and max(self._committed_steps()) < count:
+            self.waiting.append(asyncio.get_running_loop().create_future())
+            await self.waiting[-1]
+
+    def _committed_steps(self) -> tuple[int, int]:
+        return self.state.get("step_count", 0), self.steps[-1]["number"] if self.steps else 0
 
     def config(self) -> RunnableConfig:
         """Return the configuration of the run that this turn is."""

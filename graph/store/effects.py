@@ -92,6 +92,7 @@ class TurnEffects:
             raise LookupError("the turn has no store")
         if turn.replaced:
             raise Replaced("a later message has taken this one's place; nothing of it was saved")
+        await turn.until_committed(effect.after)  # what a write before it came to is saved before the next one leaves
         over, leave_by = self._replaced_by(effect), time.monotonic() + turn.calls.lease * _LEAVES_WITHIN
         turn.effects[effect.message_id] = Record(effect)
         self._at.setdefault(effect.where, []).append(effect.message_id)

@@ -147,7 +147,7 @@ class MemoryCalls:
         turn.chain, kept.ended = kept.chain, turn.ended
         self._settled(turn, kept, changes)
         kept.steps.extend(steps)
-        turn.steps += steps
+        turn.committed(steps)
         kept.version, kept.ttl = "" if turn.ended else turn.version, turn.ttl
         kept.expires = self._end(kept)
         kept.named = next(self._order)

@@ -180,9 +180,9 @@ class RedisCalls(Reading):
             raise TurnLost("another turn of this call has begun; nothing of this one was saved")
         turn.push = push_in(committed[1])
         turn.trail = [orjson.loads(step) for step in committed[2]]
-        turn.steps += steps
         turn.head, turn.closed, turn.chain = head, release, chain
         apply(turn, changes)
+        turn.committed(steps)
 
     async def _committed(self, asked: Sequence[Asked]) -> Any:
         """Run the commit, and once more if its answer was lost: what was committed already stays as it is."""
