@@ -26,7 +26,7 @@ def till(start: StartService, puppet: tuple[Puppet, str], tmp_path: Any, store: 
     """A service whose flow first asks and then pays, with one agent that does what it is told."""
     file = tmp_path / "till.yaml"
     file.write_text(FLOW.format(url=puppet[1]))
-    return start(flow=str(file), agent_timeout_seconds=0.3, **store)
+    return start(flow=str(file), **store)
 
 
 def parked(till: Service) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def resolve(till: Service, name: str, outcome: str, **more: Any) -> httpx.Respon
 
 def test_done_completes_the_stage(till: Service, puppet: tuple[Puppet, str]) -> None:
     till.turn("C", "hello", "ask")
-    lost = till.turn("C", "slow 0.6", "pay").json()
+    lost = till.turn("C", "refuse", "pay").json()
 
     [waits] = parked(till)
     told = resolve(till, waits["id"], "done", response="12.50 sent")
@@ -54,7 +54,7 @@ def test_done_completes_the_stage(till: Service, puppet: tuple[Puppet, str]) -> 
         "stage": "pay",
         "agent": "desk",
         "intent": "pay",
-        "input_message": "slow 0.6",
+        "input_message": "refuse",
         "message_id": message["messageId"],
         "context_id": message["contextId"],
         "task_id": None,
@@ -79,7 +79,7 @@ def test_not_done_leaves_the_call_where_it_is_and_the_message_can_be_sent_again(
     till: Service, puppet: tuple[Puppet, str]
 ) -> None:
     till.turn("C", "hello", "ask")
-    till.turn("C", "slow 0.6", "pay")
+    till.turn("C", "refuse", "pay")
 
     told = resolve(till, parked(till)[0]["id"], "not_done").json()
     again = till.turn("C", "now pay", "pay").json()
@@ -92,7 +92,7 @@ def test_not_done_leaves_the_call_where_it_is_and_the_message_can_be_sent_again(
 
 def test_all_but_writes_goes_on_while_one_is_parked(till: Service, puppet: tuple[Puppet, str]) -> None:
     till.turn("C", "hello", "ask")
-    lost = till.turn("C", "slow 0.6", "pay").json()
+    lost = till.turn("C", "refuse", "pay").json()
 
     asked = till.turn("C", "what now?", "unknown")
     other = till.turn("C", "show me", "look")
@@ -112,7 +112,7 @@ def test_all_but_writes_goes_on_while_one_is_parked(till: Service, puppet: tuple
 
 def test_the_same_is_said_twice_and_another_is_refused(till: Service, puppet: tuple[Puppet, str]) -> None:
     till.turn("C", "hello", "ask")
-    name = till.turn("C", "slow 0.6", "pay").json()["parked"]
+    name = till.turn("C", "refuse", "pay").json()["parked"]
 
     first, again = resolve(till, name, "done"), resolve(till, name, "done")
     other = resolve(till, name, "not_done")
