@@ -299,6 +299,8 @@ async def answered(ask: Callable[[], Awaitable[Any]], enough: Callable[[Any], bo
 
 
 async def pid_of(client: Redis) -> int:
+    """The server's process id, once it has loaded its data."""
+    await client.exists("anything")  # refused meanwhile, unlike INFO
     return int((await client.info("server"))["process_id"])
 
 

@@ -110,6 +110,7 @@ async def open_store(
             kind = await _chosen(client, choice)
             await _mark(client, kind)
             calls, saver = await (_core(client, terms) if kind == "core" else _langgraph_redis(client, terms))
+            stack.push_async_callback(calls.aclose)
             store = Store(kind, calls, saver, RedisEvents(client, channels), RedisVersions(client))
         log.info("store opened", checkpointer=kind, embedded=url is None)
         yield store
@@ -134,12 +135,12 @@ def _memory(ttl: int, audit_key: bytes, archive: Archive | None) -> Store:
     return Store("memory", calls, saver, events, MemoryVersions())
 
 
-async def _core(client: Redis, terms: _Terms) -> tuple[Calls, BaseCheckpointSaver[Any]]:
+async def _core(client: Redis, terms: _Terms) -> tuple[RedisCalls, BaseCheckpointSaver[Any]]:
     saver = CoreSaver(client, **terms)
     return saver.calls, saver
 
 
-async def _langgraph_redis(client: Redis, terms: _Terms) -> tuple[Calls, BaseCheckpointSaver[Any]]:
+async def _langgraph_redis(client: Redis, terms: _Terms) -> tuple[RedisCalls, BaseCheckpointSaver[Any]]:
     from graph.store.langgraph_redis import TurnwiseRedisSaver
 
     # The stock saver counts minutes. Its checkpoints outlive the call's own keys by one: a head is never lost.

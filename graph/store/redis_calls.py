@@ -22,6 +22,7 @@ from graph.store.effects import Change, Record, apply, changes_with, parked_name
 from graph.store.errors import Busy, NotArchived, OutcomeUnknown, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.index import Index, warn
 from graph.store.names import keys_of
+from graph.store.owed import Owed
 from graph.store.reading import NO_STEPS, Reading, died_in, push_in
 from graph.store.trails import KEPT_SECONDS, Trails
 from nodes.state import Step
@@ -34,6 +35,8 @@ _WAITS = 3  # by BEGIN: an earlier call of the name has left steps that are not 
 _UNKNOWN = -2  # by DELETE: what came of a write of the call is not known
 _NOT_ARCHIVED = -3  # by DELETE: steps of the call are not archived
 _ANOTHER, _GONE = 0, 2  # by ABANDON, and by a COMMIT that is refused: another turn holds the call; it is gone
+_COMMIT_SECONDS, _COMMIT_WAIT = 1.5, 0.05
+"""For how long a commit is tried that gets no answer, and the first pause between two tries."""
 _LONGER = 60
 """Seconds by which a stock saver's checkpoints outlive the call's own keys: a head is never lost."""
 
@@ -72,6 +75,7 @@ class RedisCalls(Reading):
         self._ttl = ttl
         self._checkpoint_key = checkpoint_key
         self._lease_ms = int(lease * 1000)
+        self._owed = Owed(lease)
         # A call's first turn may take longer than a call is kept; renewing its lease keeps it for that long again.
         self._first_least = int(2 * lease) + 1
         self._begin = client.register_script(scripts.BEGIN)
@@ -185,21 +189,35 @@ class RedisCalls(Reading):
         turn.committed(steps)
 
     async def _committed(self, asked: Sequence[Asked]) -> Any:
-        """Run the commit, and once more if its answer was lost: what was committed already stays as it is."""
-        try:
-            return (await self._with_index(*asked))[0]
-        except StoreUnavailable:
+        """Run the commit, and again if its answer was lost: what was committed already stays as it is. A store that is
+        started again meanwhile is waited for, a little."""
+        clock, wait = asyncio.get_running_loop().time, 0.0
+        give_up = clock() + _COMMIT_SECONDS
+        while True:
             try:
                 return (await self._with_index(*asked))[0]
             except StoreUnavailable as error:
-                raise SaveUnknown("the store did not confirm that the turn was saved") from error
+                if clock() + wait > give_up and wait:
+                    raise SaveUnknown("the store did not confirm that the turn was saved") from error
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _COMMIT_SECONDS / 4) or _COMMIT_WAIT
 
     async def abandon(self, turn: OpenTurn) -> None:
-        """Give the lease back; a turn that sent writes whose outcomes are not saved stays open, to be asked about."""
+        """Give the lease back; a turn that sent writes whose outcomes are not saved stays open, to be asked about.
+
+        If the store does not answer, that is done once it does.
+        """
+        try:
+            await self._give_back(turn)
+        except StoreUnavailable:
+            self._owed.owe(lambda: self._give_back(turn))
+            raise
+
+    async def _give_back(self, turn: OpenTurn) -> None:
         if turn.idle:
             await self.settle(turn, [(message_id, None) for message_id in turn.idle])
         if turn.unsettled:
-            await self.let_go(turn, as_it_was=not turn.sent)
+            await self._let_it_go(turn, not turn.sent)
         else:
             await self._release(turn, ())
 
@@ -250,7 +268,14 @@ class RedisCalls(Reading):
         return sorted(found, key=lambda one: one[1].effect.sent_at)
 
     async def let_go(self, turn: OpenTurn, *, as_it_was: bool = False) -> None:
-        """Let the lease run out now."""
+        """Let the lease run out now; once the store answers, if it does not."""
+        try:
+            await self._let_it_go(turn, as_it_was)
+        except StoreUnavailable:
+            self._owed.owe(lambda: self._let_it_go(turn, as_it_was))
+            raise
+
+    async def _let_it_go(self, turn: OpenTurn, as_it_was: bool = False) -> None:
         turn.closed = True
         args: list[Argument] = [turn.token, "", "", 0, ""]
         if as_it_was and turn.died is not None:
@@ -289,6 +314,10 @@ class RedisCalls(Reading):
         if self._checkpoint_key is None or head is None or not (self._ttl or seconds):
             return []
         return [Asked(self._live, [self._checkpoint_key(thread, head)], [seconds and seconds + _LONGER])]
+
+    async def aclose(self) -> None:
+        """End what goes on beside the turns."""
+        await self._owed.aclose()
 
     async def renew(self, turn: OpenTurn) -> None:
         """Hold the lease for its full time again."""
@@ -357,11 +386,13 @@ class RedisCalls(Reading):
 
     @asynccontextmanager
     async def _giving_back(self, turn: OpenTurn) -> AsyncIterator[None]:
-        """Give back the lease of a turn that its owner never got; it runs out where the store does not answer."""
+        """Give back the lease of a turn that its owner never got; as soon as the store answers, if it does not."""
         try:
             yield
         except BaseException as error:
             if isinstance(error, StoreUnavailable) and not isinstance(error, NotArchived):
+                give_back = self._give_back if turn.incarnation else self._let_it_go
+                self._owed.owe(lambda: give_back(turn), may_be_taken_yet=not turn.incarnation)
                 raise
             with suppress(StoreUnavailable):
                 await asyncio.shield(asyncio.ensure_future(self.abandon(turn)))
