@@ -23,7 +23,7 @@ from server.leases import give_back, once_free
 from server.running import Runner
 from server.turn import Begun, Taken, TurnRequest, goes_on, is_said_again, must_say_the_same, rest_of, taken_before
 from server.underway import Underway
-from server.waiting import CAME, Waiting, came_at
+from server.waiting import CAME, Waiting, came_at, replaced
 
 _MOST_SETTLED = 3
 """How many turns that were cut off one message settles before its own begins."""
@@ -150,7 +150,7 @@ class Beginner:
                 await self._calls.settle(turn, unsaid(turn))
                 return turn
             await give_back(self._calls, turn)
-            await self._settle(request.call_identify_id, turn.died)
+            await self._settle(request.call_identify_id, replace(turn.died, token=turn.token))  # who left it last
             turn = await self._begun(turn.thread, request, if_new, self._deadline(if_new, request, now), None)
         return turn
 
@@ -178,7 +178,11 @@ class Beginner:
             patience=self._busy_wait,
             deadline=deadline,
         )
-        return await once_free(begin, waiting.give_up, request.timing)
+        turn = await once_free(begin, waiting.give_up, request.timing)
+        if waiting.gives_way and turn.answered is None and not goes_on(request, turn):
+            await give_back(self._calls, turn)
+            raise replaced()  # as was the copy of it that was at work, or it had an answer
+        return turn
 
     async def _taken_before(self, request: TurnRequest, thread: str, number: int) -> Taken:
         record: CallRecord | None = await self._calls.read(thread)

@@ -54,8 +54,8 @@ class Waiting:
         self._until = min(deadline, asyncio.get_running_loop().time() + patience)
         self._looks_at = 0.0
         """When there is reason to look at the call again, on the loop's clock."""
-        self._was_at_work = False
-        """Whether it was this very message that was at work."""
+        self.gives_way = False
+        """Whether it was this very message that was at work, in a flow where a later one may take its place."""
 
     async def give_up(self) -> float:
         """Return until when to try, on the loop's clock, for a call that is busy now.
@@ -71,10 +71,10 @@ class Waiting:
             record = await self._calls.look(self._thread, _LAST_STEP)
         if record is None or record.opened is None:
             return self._until
-        if self._is_this(record.opened):
-            self._was_at_work = True
-            return self._deadline
         while_busy = await self._while_busy(record)
+        if self._is_this(record.opened):
+            self.gives_way = while_busy == "replace"
+            return self._deadline
         if while_busy == "replace":
             await self._take_the_place_of(record.opened)
         elif while_busy == "wait":
@@ -90,8 +90,8 @@ class Waiting:
     async def _take_the_place_of(self, opened: OpenedTurn) -> None:
         """Ask for the place of a message that came before; give way to one that came later, or took this one's."""
         theirs = opened.said.get(CAME, 0.0)
-        if theirs > self._came or self._was_at_work:
-            raise Replaced("a later message has taken this one's place; nothing of it was saved")
+        if theirs > self._came or self.gives_way:
+            raise replaced()
         is_question_answered = self._request.answer is not NO_ANSWER
         if theirs == self._came or not opened.live or is_question_answered:
             return
@@ -108,6 +108,11 @@ class Waiting:
         except (FlowNotFound, StoreError):
             return "wait"
         return version.flow.while_busy
+
+
+def replaced() -> Replaced:
+    """Return what the client is told whose message is not answered for a later one."""
+    return Replaced("a later message has taken this one's place; nothing of it was saved")
 
 
 def came_at(request: TurnRequest) -> float:
