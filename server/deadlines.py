@@ -4,12 +4,13 @@ answer yet. What is under way goes on."""
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Protocol, TypeVar
 
 from pydantic import Field
 
+from nodes.timing import Timing
 from server.problems import OutOfTime
-from server.turn import TurnRequest
 
 Done = TypeVar("Done")
 
@@ -22,23 +23,43 @@ _TOLD, _MOST_TOLD = 0.05, 0.1
 """How much of it is kept for telling the client that its time is up."""
 
 
-def work_left(request: TurnRequest) -> float | None:
+class Wanted(Protocol):
+    """An answer that a client waits for; a `TurnRequest` is one."""
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds within which it is wanted; None for any time."""
+
+    @property
+    def timing(self) -> Timing:
+        """Knows how long ago the message came in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What is wanted by a client whose message is not read to its end yet."""
+
+    deadline: float | None
+    timing: Timing
+
+
+def work_left(request: Wanted) -> float | None:
     """Return the seconds that are left to work on the answer; None for any time."""
     return _left(request, _RESERVED, _MOST_RESERVED)
 
 
-def wait_left(request: TurnRequest) -> float | None:
+def wait_left(request: Wanted) -> float | None:
     """Return the seconds that are left to wait for the answer; None for any time."""
     return _left(request, _TOLD, _MOST_TOLD)
 
 
-def _left(request: TurnRequest, part: float, most: float) -> float | None:
+def _left(request: Wanted, part: float, most: float) -> float | None:
     if request.deadline is None:
         return None
     return max(0.0, request.deadline - min(request.deadline * part, most) - request.timing.elapsed)
 
 
-async def in_time(request: TurnRequest, work: "asyncio.Task[Done]") -> Done:
+async def in_time(request: Wanted, work: "asyncio.Task[Done]") -> Done:
     """Return what a task returns, which goes on without the client if that is not in time.
 
     Raises:
@@ -50,7 +71,7 @@ async def in_time(request: TurnRequest, work: "asyncio.Task[Done]") -> Done:
     return work.result()
 
 
-async def each_in_time(request: TurnRequest, told: AsyncGenerator[Done, None]) -> AsyncGenerator[Done, None]:
+async def each_in_time(request: Wanted, told: AsyncGenerator[Done, None]) -> AsyncGenerator[Done, None]:
     """Yield what is told until the client's time is up.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from graph.store.calls import Calls, OpenTurn
-from graph.store.errors import Busy, StoreError, StoreUnavailable
+from graph.store.errors import Busy, StoreError, StoreUnavailable, TurnLost
 from graph.store.redis_calls import LEASE_SECONDS
 from nodes.timing import Timing
 
@@ -56,11 +56,15 @@ async def held(calls: Calls, turn: OpenTurn, *, resumes: bool = False) -> AsyncI
         calls: where the call lives.
         turn: the turn.
         resumes: whether another is to go on with the turn if this task is cancelled, or the store fails.
+
+    Raises:
+        TurnLost: if another turn took the lease over; what goes on in the context is cancelled.
     """
-    cut_off = False
+    cut_off, lost = False, _Lost()
     try:
-        async with _renewing(calls, turn):
-            yield
+        with lost:
+            async with _renewing(calls, turn, lost):
+                yield
     except (asyncio.CancelledError, StoreUnavailable):
         cut_off = resumes
         raise
@@ -92,14 +96,36 @@ async def _given_back(calls: Calls, turn: OpenTurn, open_still: bool, as_it_was:
         await (calls.let_go(turn, as_it_was=as_it_was) if open_still else calls.abandon(turn))
 
 
+class _Lost:
+    """Ends what a task does in this context once its lease is lost."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._error: TurnLost | None = None
+
+    def __enter__(self) -> None:
+        """Nothing is lost yet."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, asyncio.CancelledError) and self._error is not None and self._task is not None:
+            self._task.uncancel()
+            raise self._error from error
+
+    def tell(self, error: TurnLost) -> None:
+        """Cancel the task, once."""
+        if self._error is None and self._task is not None:
+            self._error = error
+            self._task.cancel()
+
+
 @asynccontextmanager
-async def _renewing(calls: Calls, turn: OpenTurn) -> AsyncIterator[None]:
+async def _renewing(calls: Calls, turn: OpenTurn, lost: _Lost) -> AsyncIterator[None]:
     """Renew the lease by a timer that seldom fires, as most turns end long before."""
     loop = asyncio.get_running_loop()
     renewals: set[asyncio.Task[None]] = set()
 
     def renew() -> None:
-        renewals.add(loop.create_task(_renew(calls, turn)))
+        renewals.add(loop.create_task(_renew(calls, turn, lost)))
         timers.append(loop.call_later(every, renew))
 
     every = min(calls.lease, LEASE_SECONDS) / 3
@@ -113,8 +139,11 @@ async def _renewing(calls: Calls, turn: OpenTurn) -> AsyncIterator[None]:
         await asyncio.gather(*renewals, return_exceptions=True)
 
 
-async def _renew(calls: Calls, turn: OpenTurn) -> None:
+async def _renew(calls: Calls, turn: OpenTurn, lost: _Lost) -> None:
     try:
         await calls.renew(turn)
+    except TurnLost as error:
+        if not turn.closed:
+            lost.tell(error)
     except StoreError as error:
         log.warning("lease not renewed", reason=str(error))

@@ -25,7 +25,7 @@ from nodes.ports import AgentCaller, AgentRequest, Resolution
 from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN
 from server.beginning import Beginner, times_resumed
-from server.deadlines import in_time
+from server.deadlines import Wanted, in_time
 from server.deciding import Decider, run_of
 from server.flows import Flows
 from server.leases import give_back, once_free
@@ -147,7 +147,7 @@ class Turns:
         begun = await self._beginner.begin(request, wants_trail, once_begun)
         return begun if isinstance(begun, Taken) else await self._runner.go(begun)
 
-    async def in_time(self, request: TurnRequest, work: Coroutine[Any, Any, Done]) -> Done:
+    async def in_time(self, request: Wanted, work: Coroutine[Any, Any, Done]) -> Done:
         """Return what `work` returns, which goes on without the client if that is not before its deadline.
 
         Raises:

@@ -5,7 +5,8 @@ loaded is not loaded again and what is saved is saved by the turn that holds the
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,9 +15,12 @@ from langgraph.checkpoint.base import CheckpointTuple
 
 from graph import audit
 from graph.store.effects import Change, Record
+from graph.store.errors import StoreError, StoreUnavailable
 from graph.store.events import START
 from nodes.state import Step
 from nodes.timing import Timing
+
+_LONGEST_SAVE = 30.0
 
 TURN = "turn"
 """Where a run's `configurable` carries its open turn."""
@@ -109,16 +113,39 @@ class OpenTurn:
     def committed(self, steps: Sequence[Step]) -> None:
         """Note the steps of a commit, and wake who waits for it."""
         self.steps += steps
+        self._wake(None)
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Tell who waits for a commit if it fails: their run ends with it, but not before they do."""
+        try:
+            yield
+        except BaseException as error:
+            self._wake(error if isinstance(error, StoreError) else StoreUnavailable("the turn was not saved"))
+            raise
+
+    def _wake(self, error: Exception | None) -> None:
         waiting, self.waiting = self.waiting, []
         for one in waiting:
-            if not one.done():
+            if one.done():
+                continue
+            if error is None:
                 one.set_result(None)
+            else:
+                one.set_exception(error)
 
     async def until_committed(self, count: int) -> None:
-        """Return once the call is committed up to so many steps; a run that saves once commits only at its end."""
+        """Return once the call is committed up to so many steps; a run that saves once commits only at its end.
+
+        Raises:
+            StoreError: if the commit failed.
+        """
         while not self.one_save and max(self._committed_steps()) < count:
             self.waiting.append(asyncio.get_running_loop().create_future())
-            await self.waiting[-1]
+            try:
+                await asyncio.wait_for(self.waiting[-1], _LONGEST_SAVE)
+            except TimeoutError as error:
+                raise StoreUnavailable("what the run did before is not saved yet") from error
 
     def _committed_steps(self) -> tuple[int, int]:
         return self.state.get("step_count", 0), self.steps[-1]["number"] if self.steps else 0

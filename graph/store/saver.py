@@ -117,7 +117,8 @@ class CoreSaver(BaseCheckpointSaver[int]):
         }
         turn = turn_of(config)
         if turn is not None and not namespace:
-            await self._commit(turn, checkpoint, metadata)
+            with turn.committing():
+                await self._commit(turn, checkpoint, metadata)
             return saved
         described = get_checkpoint_metadata(config, metadata)
         blob = self._codec.encode(checkpoint, described, parent, steps=True)

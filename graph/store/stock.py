@@ -43,16 +43,21 @@ class Turnwise(BaseCheckpointSaver[Any]):
         values = checkpoint["channel_values"]
         if not turn.replaced and is_worth_saving(turn, values):
             turn.saving, turn.ended = asyncio.current_task(), has_ended(values)
-            # All versions, because savers keep what changed since a save, and one may have been left out here.
-            versions = checkpoint["channel_versions"]
-            with turn.timing.of("store"):
-                if turn.calls is not None:
-                    await turn.calls.renew(turn)  # refused if the lease moved on, before anything is written
-                await super().aput(_at(turn, turn.head), _without_steps(checkpoint), metadata, versions)
-            turn.saved = checkpoint["id"]
-            if turn.calls is not None and not turn.one_save:
-                await turn.calls.keep(turn, new_steps(turn, values), complete=bool(values.get("is_complete")))
+            with turn.committing():
+                await self._saved(turn, checkpoint, metadata)
+                if turn.calls is not None and not turn.one_save:
+                    await turn.calls.keep(turn, new_steps(turn, values), complete=bool(values.get("is_complete")))
         return _at(turn, checkpoint["id"])
+
+    async def _saved(self, turn: OpenTurn, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> None:
+        """Have the saver keep a checkpoint, after the turn's head."""
+        # All versions, because savers keep what changed since a save, and one may have been left out here.
+        versions = checkpoint["channel_versions"]
+        with turn.timing.of("store"):
+            if turn.calls is not None:
+                await turn.calls.renew(turn)  # refused if the lease moved on, before anything is written
+            await super().aput(_at(turn, turn.head), _without_steps(checkpoint), metadata, versions)
+        turn.saved = checkpoint["id"]
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""

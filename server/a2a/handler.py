@@ -31,13 +31,13 @@ from graph.store.calls import OpenedTurn, OpenTurn
 from nodes.outcome import now
 from nodes.timing import Timing
 from server.a2a.errors import translated, translating
-from server.a2a.incoming import given_inputs, read_message
+from server.a2a.incoming import deadline_in, given_inputs, read_message
 from server.a2a.push import CallPushConfigs, version_of
 from server.a2a.push_guard import PushGuard
 from server.a2a.runs import Run, as_task, bare_message, read_task_id, status_of, task_id
 from server.a2a.tasks import CallTasks
 from server.a2a.telling import Teller
-from server.deadlines import each_in_time
+from server.deadlines import Wait, each_in_time
 from server.following import follow_turn
 from server.turn import Begun, Started, Taken, TurnRequest
 from server.turns import Turns
@@ -88,41 +88,50 @@ class FlowHandler(DefaultRequestHandlerV2):
         self, params: pb.SendMessageRequest, context: ServerCallContext
     ) -> pb.Message | pb.Task:
         """Take a turn, and answer with its task: after it, or as soon as it has begun if the client asks for that."""
-        timing = Timing()
         with translated():
-            request = replace(await self._read(params, context), timing=timing)
-            begun = await self._once_begun(params, context, request)
-            if params.configuration.return_immediately:
-                answer = await self._answer_at_once(request, begun)
-            else:
-                answer = await self._answer(await self._turns.take(request, wants_trail=True, once_begun=begun))
+            wait = Wait(deadline_in(params), Timing())
+            answer = await self._turns.in_time(wait, self._sent(params, context, wait))
         return apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
+
+    async def _sent(
+        self, params: pb.SendMessageRequest, context: ServerCallContext, wait: Wait
+    ) -> pb.Message | pb.Task:
+        request, begun = await self._read(params, context, wait)
+        if params.configuration.return_immediately:
+            return await self._answer_at_once(request, begun)
+        return await self._answer(await self._turns.take(request, wants_trail=True, once_begun=begun))
 
     @validate_request_params
     async def on_message_send_stream(
         self, params: pb.SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event, None]:
         """Start a turn that goes on without the client too, and stream what happens in it: its task first."""
-        timing = Timing()
         with translated():
-            request = replace(await self._read(params, context), timing=timing)
-            begun = await self._once_begun(params, context, request)
-            if copied := await self._answered_now(request):
-                yield apply_history_length(copied.task, params.configuration)
-                async with aclosing(self._since(copied.task.id, copied.version)) as updates:
-                    async for update in updates:
-                        yield update
-                return
-            started = await self._turns.start(request, once_begun=begun)
-            if isinstance(started, Taken):
-                answer = await self._answer(started)
-                yield apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
-                return
-            run = await self._run_at_start(started)
-            yield apply_history_length(as_task(run, started.routes), params.configuration)
-            async with aclosing(each_in_time(request, self._updates(started, run))) as updates:
+            wait = Wait(deadline_in(params), Timing())
+            async with aclosing(each_in_time(wait, self._streamed(params, context, wait))) as events:
+                async for event in events:
+                    yield event
+
+    async def _streamed(
+        self, params: pb.SendMessageRequest, context: ServerCallContext, wait: Wait
+    ) -> AsyncGenerator[Event, None]:
+        request, begun = await self._read(params, context, wait)
+        if copied := await self._answered_now(request):
+            yield apply_history_length(copied.task, params.configuration)
+            async with aclosing(self._since(copied.task.id, copied.version)) as updates:
                 async for update in updates:
                     yield update
+            return
+        started = await self._turns.start(request, once_begun=begun)
+        if isinstance(started, Taken):
+            answer = await self._answer(started)
+            yield apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
+            return
+        run = await self._run_at_start(started)
+        yield apply_history_length(as_task(run, started.routes), params.configuration)
+        async with aclosing(self._updates(started, run)) as updates:
+            async for update in updates:
+                yield update
 
     async def on_subscribe_to_task(
         self, params: pb.SubscribeToTaskRequest, context: ServerCallContext
@@ -193,7 +202,9 @@ class FlowHandler(DefaultRequestHandlerV2):
                 raise TaskNotCancelableError("the task ended before it could be canceled")
             return as_task(run, await self._tasks.routes_of(run))
 
-    async def _read(self, params: pb.SendMessageRequest, context: ServerCallContext) -> TurnRequest:
+    async def _read(
+        self, params: pb.SendMessageRequest, context: ServerCallContext, wait: Wait
+    ) -> tuple[TurnRequest, Begun | None]:
         """Read the message, and find the task that it continues: whether it can be, the turn will tell."""
         validate_history_length(params.configuration)
         if context.tenant and context.tenant != self._tenant:
@@ -210,7 +221,9 @@ class FlowHandler(DefaultRequestHandlerV2):
             run=run.number if run else None,
             idempotency_key=_idempotency_key(context) if run is None and not message.context_id else None,
         )
-        return replace(request, flow=self._flow.flow, context=given_inputs(request, self._flow))
+        inputs = given_inputs(request, self._flow)
+        request = replace(request, flow=self._flow.flow, context=inputs, deadline=wait.deadline, timing=wait.timing)
+        return request, await self._once_begun(params, context, request)
 
     async def _once_begun(
         self, params: pb.SendMessageRequest, context: ServerCallContext, request: TurnRequest

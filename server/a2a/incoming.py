@@ -72,7 +72,7 @@ def read_message(
     parts = plain_parts(message.parts)
     of_request, of_message = plain(params.metadata), plain(message.metadata)
     metadata = {**of_request, **of_message}
-    wanted = _validated(_Wanted, {DEADLINE: metadata.pop(DEADLINE, None)}).deadline_ms
+    metadata.pop(DEADLINE, None)
     said, rest = _said(of_request, parts, of_message)
     text = "\n".join(part["text"] for part in rest if part.get("text"))
     if len(text) > MESSAGE_LENGTH:
@@ -95,8 +95,18 @@ def read_message(
         key=_key(message, metadata, idempotency_key),
         run=run,
         begins=begins,
-        deadline=None if wanted is None else wanted / 1000,
     )
+
+
+def deadline_in(params: pb.SendMessageRequest) -> float | None:
+    """Return the seconds within which a client wants its answer, as its metadata says; None for any time.
+
+    Raises:
+        InvalidParamsError: if that cannot be understood.
+    """
+    metadata = {**plain(params.metadata), **plain(params.message.metadata)}
+    wanted = _validated(_Wanted, {DEADLINE: metadata.get(DEADLINE)}).deadline_ms
+    return None if wanted is None else wanted / 1000
 
 
 def given_inputs(request: TurnRequest, flow: Flow) -> dict[str, Any]:

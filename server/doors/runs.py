@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 from graph.store.calls import OpenTurn
 from graph.workflows import outer_name
 from nodes.timing import Timing
+from server.deadlines import Wait
 from server.doors.events import of_turn
 from server.doors.execution_documents import ExecutionAnswer, RunRequest, body_of
 from server.doors.executions import answered
@@ -15,11 +16,11 @@ from server.doors.orchestrate import seconds, traceparent_of
 from server.doors.reading import read_document
 from server.doors.stream import sse
 from server.executing import Executions, known_inputs, new_id
-from server.executions import document
+from server.executions import Execution, document
 from server.flows import Version
 from server.problems import BadInput, NotWaiting, responses
 from server.runtime import Runtime
-from server.turn import Begun, TurnRequest
+from server.turn import Begun, Started, Taken, TurnRequest
 from server.workflows import is_workflow
 
 router = APIRouter(prefix="/flows/{flow}/runs", tags=["flows"])
@@ -46,12 +47,8 @@ async def run(flow: FlowName, request: Request) -> Response:
     timing = Timing()
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, RunRequest, runtime.settings.max_body_bytes)
-    executions, version = Executions(runtime), await runtime.flows.find(flow)
-    turn = await _turn(runtime, version, sent, request, timing)
-    try:
-        found = await executions.run(turn, wait=sent.wait, once_begun=_unless_asking(turn, version))
-    except _AsksSomebody:
-        found = await executions.find(turn.call_identify_id)
+    wait = Wait(seconds(sent.deadline_ms), timing)
+    found = await runtime.turns.in_time(wait, _ran(runtime, flow, sent, request, wait))
     return answered(document(found), 200 if sent.wait else 202)
 
 
@@ -71,15 +68,29 @@ async def stream(flow: FlowName, request: Request) -> Response:
     timing = Timing()
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, RunRequest, runtime.settings.max_body_bytes)
-    version = await runtime.flows.find(flow)
-    turn = await _turn(runtime, version, sent, request, timing)
-    try:
-        started = await Executions(runtime).begin(turn, _unless_asking(turn, version))
-    except _AsksSomebody as asks:
-        raise NotWaiting(str(asks)) from asks
+    wait = Wait(seconds(sent.deadline_ms), timing)
+    started = await runtime.turns.in_time(wait, _started(runtime, flow, sent, request, wait))
     answer = sse(of_turn(runtime.store.events, started), grace=runtime.settings.turn_timeout_seconds)
     answer.headers["execution-id"] = started.request.call_identify_id.encode().decode("latin-1")
     return answer
+
+
+async def _ran(runtime: Runtime, flow: str, sent: RunRequest, request: Request, wait: Wait) -> Execution:
+    executions, version = Executions(runtime), await runtime.flows.find(flow)
+    turn = await _turn(runtime, version, sent, request, wait)
+    try:
+        return await executions.run(turn, wait=sent.wait, once_begun=_unless_asking(turn, version))
+    except _AsksSomebody:
+        return await executions.find(turn.call_identify_id)
+
+
+async def _started(runtime: Runtime, flow: str, sent: RunRequest, request: Request, wait: Wait) -> Started | Taken:
+    version = await runtime.flows.find(flow)
+    turn = await _turn(runtime, version, sent, request, wait)
+    try:
+        return await Executions(runtime).begin(turn, _unless_asking(turn, version))
+    except _AsksSomebody as asks:
+        raise NotWaiting(str(asks)) from asks
 
 
 class _AsksSomebody(Exception):
@@ -101,9 +112,7 @@ def _unless_asking(sent: TurnRequest, version: Version) -> Begun | None:
     return look
 
 
-async def _turn(
-    runtime: Runtime, version: Version, sent: RunRequest, request: Request, timing: Timing
-) -> TurnRequest:
+async def _turn(runtime: Runtime, version: Version, sent: RunRequest, request: Request, wait: Wait) -> TurnRequest:
     """Return the turn that a run is asked for as; raises `BadInput` for what is missing."""
     flow = version.flow.flow
     calls = version.flow.waits_for == "caller"
@@ -126,8 +135,8 @@ async def _turn(
         key=named.key if named else None,
         body=named.body if named else "",
         begins=named is not None and not sent.id,
-        deadline=seconds(sent.deadline_ms),
-        timing=timing,
+        deadline=wait.deadline,
+        timing=wait.timing,
     )
 
 
