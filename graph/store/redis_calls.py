@@ -189,8 +189,10 @@ class RedisCalls(Reading):
         turn.committed(steps)
 
     async def _committed(self, asked: Sequence[Asked]) -> Any:
-        """Run the commit, and again if its answer was lost: what was committed already stays as it is. So a store that
-        is started again is waited for, a little."""
+        """Run the commit, and again if its answer was lost: what was committed already stays as it is.
+
+        So a store that is started again is waited for, a little.
+        """
         clock, wait = asyncio.get_running_loop().time, 0.0
         give_up = clock() + _COMMIT_SECONDS
         while True:
