@@ -11,18 +11,25 @@ _NOTHING: Any = EphemeralValue(str).value
 
 
 class Reduced(BinaryOperatorAggregate[Any]):
-    """What several nodes may write at once; while it holds nothing it is not there, and so is not saved."""
+    """What several nodes may write at once; until it holds something it is not there, and so is not saved."""
 
     def __init__(self, typ: type[Any], operator: Callable[[Any, Any], Any]) -> None:
         super().__init__(typ, operator)
         self.value = _NOTHING
 
     def update(self, values: Sequence[Any]) -> bool:
-        """Take what the super-step's nodes wrote."""
-        if values and self.value is _NOTHING:
+        """Take what the super-step's nodes wrote.
+
+        What has held something is saved when it is empty too: LangGraph takes a channel of this kind that was written
+        and is not saved for one to be rebuilt from the checkpoints before, and what was forgotten would come back.
+        """
+        was_there = self.value is not _NOTHING
+        if values and not was_there:
             self.value = self.typ()
         changed = super().update(_as_one(values))
-        self.value = _NOTHING if self.value == {} else self.value
+        if not was_there and self.value == {}:
+            self.value = _NOTHING
+            return False
         return changed
 
 

@@ -338,7 +338,7 @@ class Turns:
         turn = await once_free(lambda: self._begin_to_resolve(thread, resolution.parked), deadline)
         if turn.unsettled and turn.died is not None:
             await give_back(self._calls, turn)
-            await self.settle(call, turn.died)
+            await self.settle(call, replace(turn.died, token=turn.token))  # who left it last
             turn = await once_free(lambda: self._begin_to_resolve(thread, resolution.parked), deadline)
         settled = await self._resolver.resolve(turn, call, resolution, deadline)
         if settled.goes_on is not None:

@@ -152,8 +152,8 @@ WRONG_SHAPES = {
     "an unknown key like no other": (
         f"{SMALL}colour: red\n",
         "small.yaml:15: unknown key 'colour'; known here: "
-        "flow, version, about, waits_for, restarts, turn_timeout, agents, inputs, stages, anywhere, gates, "
-        "fallback, triggers",
+        "flow, version, about, waits_for, restarts, while_busy, turn_timeout, agents, inputs, stages, anywhere, "
+        "gates, fallback, triggers",
     ),
     "a missing key": (changed('{url: "http://desk:1"}', "{}"), "small.yaml:4: 'agents.desk.url' is missing; add it"),
     "a missing name": (changed("flow: small\n", ""), "small.yaml:1: 'flow' is missing; add it"),

@@ -108,27 +108,33 @@ class FlowHandler(DefaultRequestHandlerV2):
         """Start a turn that goes on without the client too, and stream what happens in it: its task first."""
         with translated():
             wait = Wait(deadline_in(params), Timing())
-            async with aclosing(each_in_time(wait, self._streamed(params, context, wait))) as events:
+            begun = await self._turns.in_time(wait, self._stream_begun(params, context, wait))
+            async with aclosing(each_in_time(wait, self._streamed(begun, params.configuration))) as events:
                 async for event in events:
                     yield event
 
-    async def _streamed(
+    async def _stream_begun(
         self, params: pb.SendMessageRequest, context: ServerCallContext, wait: Wait
-    ) -> AsyncGenerator[Event, None]:
+    ) -> StoredTask | Started | Taken:
+        """Begin a turn, or find the task that is at work on the same message."""
         request, begun = await self._read(params, context, wait)
-        if copied := await self._answered_now(request):
-            yield apply_history_length(copied.task, params.configuration)
-            async with aclosing(self._since(copied.task.id, copied.version)) as updates:
+        return await self._answered_now(request) or await self._turns.start(request, once_begun=begun)
+
+    async def _streamed(
+        self, started: StoredTask | Started | Taken, configuration: pb.SendMessageConfiguration
+    ) -> AsyncGenerator[Event, None]:
+        if isinstance(started, StoredTask):
+            yield apply_history_length(started.task, configuration)
+            async with aclosing(self._since(started.task.id, started.version)) as updates:
                 async for update in updates:
                     yield update
             return
-        started = await self._turns.start(request, once_begun=begun)
         if isinstance(started, Taken):
             answer = await self._answer(started)
-            yield apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
+            yield apply_history_length(answer, configuration) if isinstance(answer, pb.Task) else answer
             return
         run = await self._run_at_start(started)
-        yield apply_history_length(as_task(run, started.routes), params.configuration)
+        yield apply_history_length(as_task(run, started.routes), configuration)
         async with aclosing(self._updates(started, run)) as updates:
             async for update in updates:
                 yield update
