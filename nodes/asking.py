@@ -19,7 +19,7 @@ from nodes.jobs import Job
 from nodes.models import answer_of
 from nodes.moving import CannotGoOn
 from nodes.outcome import Outcome, now
-from nodes.ports import AgentCaller, AgentRequest, Model, Reply, TurnContext
+from nodes.ports import AgentCaller, AgentRequest, Model, Reply, Resolution, TurnContext
 from nodes.remote.errors import AgentError, NoTimeLeft, TimedOut
 from nodes.requests import model_request, request_for_nobody, request_to, with_input
 from nodes.spec import UNKNOWN, FlowFacts, public_url
@@ -66,9 +66,10 @@ async def asked(
     tried = asking.failed if reply is not None else asking.failed[:-1]
     outcome = Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
     if asking.write is not None:
-        write = asking.write
-        outcome = replace(outcome, parked=write.parked, resolution=write.resolution, again=write.may_be_said_again)
-    return asking.at, replace(outcome, stays=outcome.parked is not None)
+        write, resolution = asking.write, asking.write.resolution or asking.resolution
+        outcome = replace(outcome, parked=write.parked, held_by=write.held_by, resolution=resolution)
+        outcome = replace(outcome, again=write.may_be_said_again)
+    return asking.at, replace(outcome, stays=bool(outcome.parked or outcome.held_by))
 
 
 class _ToBeCanceled(Exception):
@@ -90,6 +91,8 @@ class _Asking:
     tell: Teller | None = None
     write: Write | None = None
     """The write as which it was sent last, if it is one."""
+    resolution: Resolution | None = None
+    """What a person said came of a write."""
     attempt: int = 1
     failed: list[Tried] = field(default_factory=list)
 
@@ -182,7 +185,10 @@ class _Asking:
             return await self.world.caller.call(self.at, tell)
         self.write = Write(self.facts, self.world.caller, self.job, self.state, self.context, self.at)
         self.at = self.write.request
-        return await self.write.answer(tell)
+        try:
+            return await self.write.answer(tell)
+        finally:
+            self.resolution = self.write.resolution or self.resolution
 
     async def _of_the_model(self) -> Reply:
         self.at = replace(self.at, url=self.world.model.url)

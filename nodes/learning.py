@@ -84,8 +84,8 @@ def learn_branch(
     except ExpressionFailed as failure:
         move = replace(move, wrong=str(failure))
         answer |= failed_by(str(failure))
-    if outcome.parked:
-        answer["parked"] = outcome.parked
+    if outcome.parked or outcome.held_by:
+        answer["parked"] = outcome.parked or outcome.held_by
     if isinstance(outcome.error, Canceled):
         answer["canceled"] = True
         if not outcome.error.tasks:  # nobody was asked: there is nothing to record

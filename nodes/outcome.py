@@ -36,6 +36,8 @@ class Outcome:
     """The name by which a write is settled later of which nobody can know what came of it."""
     resolution: Resolution | None = None
     """What a person said came of a write, if it is that which is the outcome."""
+    held_by: str | None = None
+    """The parked write that has to be settled before this one may be sent."""
     again: bool = False
     """Whether it is a write that the caller may ask for again whatever came of it."""
 

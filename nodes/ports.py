@@ -61,6 +61,12 @@ class Effect:
 class Effects(Protocol):
     """What is written down of the writes of a call: before they are sent, and until their outcomes are saved."""
 
+    async def ready(self, after: int) -> None:
+        """Return once the call is saved up to so many steps: what came of a write is, before the next one leaves."""
+
+    def waiting(self) -> Sequence[str]:
+        """Return the names of the call's writes that wait for a person: until they are settled it makes no other."""
+
     def must_be_known(self) -> None:
         """Refuse every further write while another of the call has an outcome that nobody knows.
 

@@ -135,6 +135,8 @@ class Step(TypedDict):
     """What the caller sent, if that was more than one text; with the first step of the turn only."""
     parked: NotRequired[str]
     """The name by which a write is settled of which nobody can know whether its agent acted on it."""
+    held_by: NotRequired[str]
+    """The name of the parked write that has to be settled before this one is sent."""
     resolution: NotRequired[Resolved]
     """What a person said came of it."""
     timing: NotRequired[Mapping[str, float]]

@@ -106,6 +106,8 @@ def _with_the_rest(
         step["tried"] = list(outcome.tried)
     if outcome.parked:
         step["parked"] = outcome.parked
+    if outcome.held_by:
+        step["held_by"] = outcome.held_by
     if outcome.resolution:
         step["resolution"] = told_of(outcome.resolution)
     return _where_at_once(step, job, request)

@@ -1,6 +1,7 @@
 """Sending a write: written down before it leaves, asked about when its answer is lost, and never sent a second time
 unless its agent dedupes. What nobody can know is parked for a person."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -31,6 +32,18 @@ class OutcomeNotKnown(AgentError):
         super().__init__(agent, f"it is not known whether agent {agent!r} acted on the message that was sent to it")
 
 
+class WriteHeld(AgentError):
+    """A write was not sent: another one of the call has an outcome that nobody knows."""
+
+    kind = "write_held"
+    acted = False
+
+    def __init__(self, agent: str, name: str) -> None:
+        super().__init__(
+            agent, f"nothing was sent to agent {agent!r}: first it has to be settled what came of {name!r}"
+        )
+
+
 @dataclass(slots=True)
 class Write:
     """One write to one agent.
@@ -39,6 +52,7 @@ class Write:
         request: the message; what was sent before goes by the id that it had then.
         parked: by which name it is settled later, if nobody can know what came of it.
         resolution: what a person said came of it.
+        held_by: the parked write that has to be settled before this one may leave.
     """
 
     facts: FlowFacts
@@ -49,6 +63,7 @@ class Write:
     request: AgentRequest
     parked: str | None = None
     resolution: Resolution | None = None
+    held_by: str | None = None
     _left: Effect | None = field(default=None, init=False)
     _resent: bool = field(default=False, init=False)
     _at_work: bool = field(default=False, init=False)
@@ -81,8 +96,7 @@ class Write:
         """
         if self._left is not None and self._left.resolution is not None:
             return self._resolved(self._left.resolution)
-        if effects := effects_of(self.context):
-            effects.must_be_known()
+        await self._must_be_known()
         if self._was_sent_before() and not self.request.task_works:
             if found := await self._found():
                 return found
@@ -90,6 +104,19 @@ class Write:
                 self._park()
                 raise OutcomeNotKnown(self.request.agent)
         return await self._sent(tell)
+
+    async def _must_be_known(self) -> None:
+        """Refuse to send while another write of the call waits for a person. Where a turn is one stage, nothing of it
+        is saved; else the stage waits, and whatever goes on beside it does."""
+        effects = effects_of(self.context)
+        if effects is None:
+            return
+        await effects.ready(self.state.get("step_count", 0))
+        if names := effects.waiting():
+            if self.facts.waits and self.job.alone:
+                effects.must_be_known()
+            self.held_by = names[0]
+            raise WriteHeld(self.request.agent, names[0])
 
     def canceled(self, canceled: Canceled) -> None:
         """Note what came of it when the call was ended while the agent was at work."""
@@ -119,15 +146,24 @@ class Write:
             self.request = replace(self.request, leave_by=await effects.sending(self._effect()))
         try:
             reply = await self.caller.call(self.request, tell)
-        except AgentError as error:
+        except AgentError as caught:
+            error = self._of_every_time(caught)
             self._at_work = _is_at_work(error)
             if asks_after and error.retryable:  # the task is known, and can be asked after again
-                raise
+                raise error from caught
             if not self._resent and self.may_be_sent_again and _is_lost(error) and self._time_left() > 0:
                 return await self._sent_once_more(tell)
             return await self._after(error)
         self._settle()
         return reply
+
+    def _of_every_time(self, error: AgentError) -> AgentError:
+        """Return the error as what is known of all the times that the message was sent: that this one did not arrive
+        says nothing of those before."""
+        if error.acted is False and (self._resent or self._was_sent_before()):
+            error = copy.copy(error)
+            error.acted = None
+        return error
 
     async def _sent_once_more(self, tell: Tell) -> Reply:
         """Send it again at once: its agent acts once on it, so that nothing has to be asked."""

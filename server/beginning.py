@@ -11,7 +11,7 @@ import structlog
 
 from graph.routing import Refused
 from graph.store.calls import CallRecord, Calls, OpenedTurn, OpenTurn
-from graph.store.effects import unsaid
+from graph.store.effects import left_by
 from graph.store.errors import Busy, OutcomeUnknown, StoreError
 from graph.store.events import Events
 from graph.store.names import thread_name
@@ -21,7 +21,18 @@ from server.deciding import Decider
 from server.flows import Flows, Version
 from server.leases import give_back, once_free
 from server.running import Runner
-from server.turn import Begun, Taken, TurnRequest, goes_on, is_said_again, must_say_the_same, rest_of, taken_before
+from server.turn import (
+    NO_ANSWER,
+    NO_STAGE,
+    Begun,
+    Taken,
+    TurnRequest,
+    goes_on,
+    is_said_again,
+    must_say_the_same,
+    rest_of,
+    taken_before,
+)
 from server.underway import Underway
 from server.waiting import CAME, Waiting, came_at, replaced
 
@@ -105,8 +116,9 @@ class Beginner:
             must_say_the_same(request, turn.answered_body)
             return await self._taken_before(request, thread, turn.answered)
         try:
-            if turn.died is not None and goes_on(request, turn):
-                must_say_the_same(request, turn.died.said.get("body", ""))
+            for before in (turn.died, left_turn(turn)):
+                if before is not None and request.key and before.said.get("key") == request.key:
+                    must_say_the_same(request, before.said.get("body", ""))
             _must_not_wait_for_a_person(request, turn)
             if work_left(request) == 0:
                 raise out_of_time()
@@ -144,13 +156,11 @@ class Beginner:
     async def _after_the_dead(self, turn: OpenTurn, request: TurnRequest, if_new: Version, now: float) -> OpenTurn:
         """Find out first what came of writes that a killed process had sent, unless this very message goes on."""
         for _ in range(_MOST_SETTLED):
-            if not turn.unsettled or is_said_again(request, turn.died):
-                return turn
-            if turn.died is None:  # nothing is left that could be gone on with: a person has to say
-                await self._calls.settle(turn, unsaid(turn))
+            left = left_turn(turn)
+            if left is None or is_said_again(request, left):
                 return turn
             await give_back(self._calls, turn)
-            await self._settle(request.call_identify_id, replace(turn.died, token=turn.token))  # who left it last
+            await self._settle(request.call_identify_id, left)
             turn = await self._begun(turn.thread, request, if_new, self._deadline(if_new, request, now), None)
         return turn
 
@@ -175,7 +185,7 @@ class Beginner:
             self._runner,
             request,
             thread,
-            patience=self._busy_wait,
+            patience=self._busy_wait if request.waits else 0.0,
             deadline=deadline,
         )
         turn = await once_free(begin, waiting.give_up, request.timing)
@@ -198,6 +208,12 @@ class Beginner:
         return next((moment.state for moment in moments if moment.state.get("step_count") == number), taken.state)
 
 
+def left_turn(turn: OpenTurn) -> OpenedTurn | None:
+    """Return the turn whose writes nobody has been asked about yet, as one to go on with under this one's name."""
+    resumed = turn.died.said.get("resumed", 0) if turn.died else 0
+    return left_by(turn.token, turn.effects.values(), resumed)
+
+
 def times_resumed(died: OpenedTurn) -> int:
     """Return how often a turn was gone on with since something of it was committed, if it is now."""
     return 1 if died.committed else int(died.said.get("resumed", 0)) + 1
@@ -205,9 +221,11 @@ def times_resumed(died: OpenedTurn) -> int:
 
 def _must_not_wait_for_a_person(request: TurnRequest, turn: OpenTurn) -> None:
     """Refuse a message of which it is known that nobody knows what came of it."""
-    mine = [record.parked for record in turn.effects.values() if record.waits and _is_of(request, record.said)]
-    if named := [name for name in mine if name]:
-        raise OutcomeUnknown(named)
+    mine = [record for record in turn.effects.values() if record.waits and _is_of(request, record.said)]
+    for record in mine:
+        must_say_the_same(request, str(record.said.get("body", "")))
+    if mine:
+        raise OutcomeUnknown([record.parked for record in mine if record.parked])
 
 
 def _is_of(request: TurnRequest, said: object) -> bool:
@@ -216,8 +234,11 @@ def _is_of(request: TurnRequest, said: object) -> bool:
 
 def _as_sent(request: TurnRequest, turn: OpenTurn) -> TurnRequest:
     """Return what of a message is still to be done; what was recognised in it then is not guessed anew."""
-    request = rest_of(request, turn)
-    left = [record.effect.intent for record in turn.unsettled if record.effect.intent != UNKNOWN]
-    if request.intent is None and left and is_said_again(request, turn.died):
-        return replace(request, intent=left[0])
-    return request
+    left = left_turn(turn)
+    if left is not None and is_said_again(request, left):
+        turn.rest = left.committed
+        intents = [record.effect.intent for record in turn.unsettled if record.effect.intent != UNKNOWN]
+        request = replace(request, intent=request.intent or next(iter(intents), None))
+        return replace(request, answer=NO_ANSWER, answer_for=NO_STAGE) if left.committed else request
+    turn.rest = bool(turn.died and turn.died.committed and goes_on(request, turn))
+    return rest_of(request, turn)

@@ -115,7 +115,7 @@ class Executions:
             raise error
 
         try:
-            return await self.run(said, wait=wait, once_begun=refuse)
+            return await self.run(replace(said, waits=False), wait=wait, once_begun=refuse)
         except (Refused, Busy):
             raise error from None
 

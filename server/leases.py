@@ -143,7 +143,7 @@ async def _renew(calls: Calls, turn: OpenTurn, lost: _Lost) -> None:
     try:
         await calls.renew(turn)
     except TurnLost as error:
-        if not turn.closed:
+        if not (turn.closed or turn.ending):  # the last commit gives it back itself, and has its own fence
             lost.tell(error)
     except StoreError as error:
         log.warning("lease not renewed", reason=str(error))

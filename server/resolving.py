@@ -6,47 +6,35 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import structlog
+from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 
-from graph.routing import Refused
-from graph.store.calls import Calls, OpenedTurn, OpenTurn
+from graph.store.calls import CallRecord, Calls, OpenedTurn, OpenTurn
 from graph.store.effects import Record, call_of
 from graph.store.errors import OutcomeUnknown
 from graph.store.names import decode
-from nodes.jobs import Job
-from nodes.moving import Move
-from nodes.outcome import Outcome, now
-from nodes.ports import AgentRequest, Reply, Resolution
-from nodes.remote.errors import AgentError
+from nodes.outcome import now
+from nodes.ports import Reply, Resolution
 from nodes.runs import has_ended
 from nodes.spec import UNKNOWN
 from nodes.state import Step
-from nodes.steps import step_of
 from server.flows import Flows, Version
 from server.leases import give_back
+from server.notes import note
 from server.problems import ParkedNotFound, ResolvedOtherwise
 from server.running import Runner
-from server.turn import said_again
+from server.turn import NOT_SAID, said_again
 from server.underway import Underway
 
 log = structlog.get_logger()
-
-
-class NotDone(AgentError):
-    """A person says that an agent did not act on a write."""
-
-    kind = "not_done"
-    acted = False
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What came of settling a parked write."""
 
-    step: Step | None
-    """The step that tells of it; None as long as others at the same stage wait."""
+    step: Step
+    """The step that tells of it."""
     call: str
-    waits_for: tuple[str, ...] = ()
-    """Parked writes of the same stage that have to be settled before the stage goes on."""
     goes_on: OpenedTurn | None = None
     """What is to be gone on with, in a flow that goes by itself."""
 
@@ -80,8 +68,20 @@ class Resolver:
         """
         call = call_of(parked)
         if call is None:
-            raise _not_found(parked)
+            raise ParkedNotFound(f"{parked!r} is not the name of a parked write; GET /parked tells them")
         return call
+
+    def said_of(self, call: CallRecord | None, resolution: Resolution) -> Mapping[str, Any] | Settled:
+        """Return what was said in the turn of a parked write; or what came of settling it, if it was settled before.
+
+        Raises:
+            ParkedNotFound: if nothing of that name waits.
+            ResolvedOtherwise: if it was settled before, and otherwise.
+        """
+        for record in call.effects if call else ():
+            if record.parked == resolution.parked:
+                return record.said
+        return Settled(_told_before(call, resolution), self.call_named(resolution.parked))
 
     async def resolve(self, turn: OpenTurn, call: str, resolution: Resolution, deadline: float) -> Settled:
         """Settle a write under the lease of a turn that has begun for it, and give the lease back.
@@ -95,7 +95,7 @@ class Resolver:
         Raises:
             ParkedNotFound: if nothing of that name waits.
             ResolvedOtherwise: if it was settled before, and otherwise.
-            Refused: if the call's flow is gone.
+            OutcomeUnknown: if the stage would not take it, so that it waits still.
             StoreError: if the store failed.
         """
         try:
@@ -107,59 +107,78 @@ class Resolver:
     async def _resolved(self, turn: OpenTurn, call: str, resolution: Resolution, deadline: float) -> Settled:
         record = next((one for one in turn.effects.values() if one.parked == resolution.parked), None)
         if record is None:
-            return Settled(await self._before(turn, resolution), call)
+            known = await self._calls.look(turn.thread, 0)
+            return Settled(_told_before(known, resolution), call)
         version = await self._flows.version_of(turn.state, turn.version)
-        if version is None:
-            raise Refused("flow-changed", "the flow of the call is gone; serve it again, and settle the write then")
         record = replace(record, effect=replace(record.effect, resolution=resolution))
-        if resolution.outcome == "done" and _stands_at(turn.state, record, version):
+        turn.effects[record.effect.message_id], turn.said = record, record.said
+        if version and resolution.outcome == "done" and _stands_at(turn.state, record, version):
             return await self._go_on(turn, call, record, version, deadline)
-        turn.effects[record.effect.message_id] = record
-        step = await self._noted(turn, record, version, resolution)
-        opened = OpenedTurn(turn.token, False, record.said)
-        goes_on = version.flow.waits_for == "nothing" and not has_ended(turn.state) and bool(record.said)
+        goes_on = _goes_on(turn, record, version)
+        step = await self._noted(turn, call, record, version, stays_open=goes_on)
+        opened = OpenedTurn(turn.token, False, record.said, committed=True)
         return Settled(step, call, goes_on=opened if goes_on else None)
-
-    async def _before(self, turn: OpenTurn, resolution: Resolution) -> Step:
-        """Return the step that told of it when the same was said before."""
-        call = await self._calls.look(turn.thread, 0)
-        for step in call.steps if call else ():
-            told = step.get("resolution")
-            if told and told["parked"] == resolution.parked:
-                if told["outcome"] != resolution.outcome:
-                    raise ResolvedOtherwise(f"{resolution.parked!r} was settled as {told['outcome']} by {told['by']}")
-                return step
-        raise _not_found(resolution.parked)
 
     async def _go_on(self, turn: OpenTurn, call: str, record: Record, version: Version, deadline: float) -> Settled:
         """Have the stage learn what its agent did, as if it had answered just now."""
-        message_id = record.effect.message_id
-        others = [one for one in turn.effects.values() if one.waits and one.effect.message_id != message_id]
-        beside = [one.parked for one in others if one.effect.stage == record.effect.stage and one.parked]
-        if beside:
-            await self._calls.settle(turn, [(message_id, record)])
-            return Settled(None, call, waits_for=tuple(beside))
-        turn.effects[message_id], turn.said = record, record.said
-        request = said_again(call, OpenedTurn(turn.token, False, record.said))
+        request = said_again(call, OpenedTurn(turn.token, False, record.said, committed=True))
         request = replace(request, intent=request.intent or _intent_of(record))
-        turn.key, turn.body = request.key, request.body
+        turn.key, turn.body, turn.rest = request.key, request.body, True
         turn.version, turn.one_save = version.key, version.saves_once
         begun = Underway(turn, request, version, deadline, turn.state.get("run", 1), followed=turn.followed)
         try:
             await self._runner.go(begun)
-        except OutcomeUnknown:  # a flow that goes by itself has gone on, and another write of it is parked now
+        except OutcomeUnknown:  # another write waits, of this stage or of one that the flow has come to
             log.info("another write is parked", call=call)
-        return Settled(next((step for step in turn.steps if "resolution" in step), None), call)
+        parked = record.parked or ""
+        step = next((one for one in turn.steps if one.get("resolution", {}).get("parked") == parked), None)
+        if step is None:
+            raise OutcomeUnknown([parked])
+        return Settled(step, call)
 
-    async def _noted(self, turn: OpenTurn, record: Record, version: Version, resolution: Resolution) -> Step:
-        """Add a step that says what came of a write; the call stays where it is."""
-        turn.version, turn.one_save = version.key, True
+    async def _noted(
+        self, turn: OpenTurn, call: str, record: Record, version: Version | None, *, stays_open: bool
+    ) -> Step:
+        """Add a step that says what came of a write; the call stays where it is.
+
+        Args:
+            turn: the turn.
+            call: the call.
+            record: of the write.
+            version: the flow version that the call is on; None if it is gone.
+            stays_open: whether the turn is to be gone on with, whatever becomes of this process.
+        """
+        if record.effect.resolution and record.effect.resolution.outcome == "done" and not stays_open:
+            turn.key, turn.body = record.said.get("key"), record.said.get("body", "")  # it has its answer now
+        turn.version, turn.one_save = version.key if version else turn.version, not stays_open
         turn.ended = has_ended(turn.state)
-        update = _note(turn.state, record, version, resolution)
+        update = note(turn.state, record, version)
+        if turn.loaded is None:
+            update = {**_opening(turn, call, record, version), **update}
         turn.marks[record.effect.message_id] = None
-        await version.graph.aupdate_state(turn.config(), update, as_node=record.effect.stage)
-        await self._calls.finish(turn, turn.steps or update["steps"], complete=False)
+        await self._saved(turn, record, version, update)
+        if stays_open:
+            await self._calls.let_go(turn)
+        else:
+            await self._calls.finish(turn, turn.steps or update["steps"], complete=False)
         return turn.steps[-1]
+
+    async def _saved(
+        self, turn: OpenTurn, record: Record, version: Version | None, update: Mapping[str, Any]
+    ) -> None:
+        if version is not None and turn.loaded is not None:
+            await version.graph.aupdate_state(turn.config(), update, as_node=record.effect.stage)
+            return
+        # Without its flow or its state there is no graph to do it: the step is all that becomes of the call.
+        before = turn.loaded.checkpoint if turn.loaded else empty_checkpoint()
+        count = turn.state.get("step_count", 0) + 1
+        values = {**before["channel_values"], **update, "step_count": count}
+        versions = {**before["channel_versions"], **dict.fromkeys(update, count)}
+        saved: Checkpoint = {**empty_checkpoint(), "channel_values": values, "channel_versions": versions}
+        saved["versions_seen"] = before["versions_seen"]
+        await self._calls.saver.aput(
+            turn.config(), saved, {"source": "update", "step": count, "parents": {}}, versions
+        )
 
 
 def resolution_of(
@@ -183,26 +202,36 @@ def _intent_of(record: Record) -> str | None:
     return record.effect.intent if record.effect.intent != UNKNOWN else None
 
 
-def _note(state: Mapping[str, Any], record: Record, version: Version, resolution: Resolution) -> dict[str, Any]:
-    effect = record.effect
-    place = version.routes.places[effect.stage]
-    alone = effect.where == effect.stage and not version.flow.is_dag
-    job = Job(place, effect.where, effect.agent, alone=alone, branch=effect.where.partition("/")[2] or None)
-    url = version.flow.agents[effect.agent].url if effect.agent in version.flow.agents else ""
-    request = AgentRequest(
-        effect.agent, url, record.said.get("input_message", ""), effect.message_id, effect.context_id, None, 0.0
-    )
-    done = resolution.outcome == "done"
-    reply = (resolution.reply or Reply("")) if done else None
-    error = None if done else NotDone(effect.agent, f"agent {effect.agent!r} did not act on it: {resolution.why}")
-    outcome = Outcome(reply, error, now(), 0.0, resolution=resolution)
-    turn_values = {"intent": effect.intent, "intent_source": "declared"}
-    here: Any = {**state, **turn_values}
-    next_id = None if state.get("is_complete") else state.get("current_flow_id")
-    step = step_of(here, job, request, outcome, Move(), next_flow_id=next_id, ended=None)
-    talk = {job.talk: {"context_id": effect.context_id}}  # the message is settled, and not sent again
-    return {"steps": [step], "step_count": 1, "updated_at": now(), "remote_tasks": talk}
+def _goes_on(turn: OpenTurn, record: Record, version: Version | None) -> bool:
+    """Tell whether the run is gone on with by itself once the write is settled."""
+    goes_by_itself = version is not None and version.flow.waits_for == "nothing"
+    return goes_by_itself and turn.loaded is not None and not has_ended(turn.state) and bool(record.said)
 
 
-def _not_found(parked: str) -> ParkedNotFound:
-    return ParkedNotFound(f"no parked write {parked!r} waits; GET /parked tells which do")
+def _told_before(call: CallRecord | None, resolution: Resolution) -> Step:
+    """Return the step that told of it when the same was said before; raises `ParkedNotFound`, `ResolvedOtherwise`."""
+    for step in call.steps if call else ():
+        told = step.get("resolution")
+        if told and told["parked"] == resolution.parked:
+            if told["outcome"] != resolution.outcome:
+                raise ResolvedOtherwise(f"{resolution.parked!r} was settled as {told['outcome']} by {told['by']}")
+            return step
+    raise ParkedNotFound(f"no parked write {resolution.parked!r} waits; GET /parked tells which do")
+
+
+def _opening(turn: OpenTurn, call: str, record: Record, version: Version | None) -> dict[str, Any]:
+    """Return what a call has from its first turn on, where that saved nothing."""
+    return {
+        "call_identify_id": call,
+        "account_id": record.said.get("account_id") or NOT_SAID,
+        "eci": record.said.get("eci") or NOT_SAID,
+        "incarnation": turn.incarnation,
+        "created_at": now(),
+        "flow": record.said.get("flow", ""),
+        "flow_digest": version.flow.digest if version else turn.version.rpartition(" ")[2],
+        "stage": record.effect.stage,
+        "current_flow_id": version.routes.places[record.effect.stage].id if version else 0,
+        "run": 1,
+        "is_complete": False,
+        "ended": None,
+    }

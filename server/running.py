@@ -1,7 +1,7 @@
 """Running a turn's graph under its lease: what its nodes say goes to who follows, what it saves is its answer."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import structlog
@@ -80,7 +80,7 @@ class Runner:
         taken = Taken(request, turn.incarnation, steps[-1], turn.trail or steps, state, routes=begun.version.routes)
         told = taken.answer()
         log.info("turn", call=request.call_identify_id, **{key: told[key] for key in _LOGGED})
-        if (parked := [step["parked"] for step in made if "parked" in step]) and state.get("ended") != "canceled":
+        if (parked := waiting_in(made)) and state.get("ended") != "canceled":
             await self._audience.tell(begun, begun.fresh_steps())
             raise OutcomeUnknown(parked)
         await self._audience.tell(begun, [*begun.fresh_steps(), {"event": "turn", **told}])
@@ -135,6 +135,12 @@ class Runner:
         """Return the steps of a call in which a run ended that had only to put together what was answered before."""
         record = await self._calls.read(turn.thread)
         return list(record.steps) if record else []
+
+
+def waiting_in(steps: Sequence[Step]) -> list[str]:
+    """Return the parked writes that have to be settled before the message of these steps is answered."""
+    names = [step.get("parked") or step.get("held_by") for step in steps]
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _has_written(turn: OpenTurn) -> bool:

@@ -51,6 +51,8 @@ class TurnRequest:
     """A hash of what it says, where its key is of the client's own making: under the same one may come another."""
     deadline: float | None = None
     """Seconds within which the client wants its answer, from when the message came in; None for any time."""
+    waits: bool = True
+    """Whether it waits for a call that is busy with another message."""
     run: int | None = None
     """The run of the flow that the message is meant for; None for whichever is open."""
     begins: bool = False

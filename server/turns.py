@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,14 +18,14 @@ import structlog
 
 from graph.routing import Refused
 from graph.store.calls import CallRecord, Calls, OpenedTurn, OpenTurn
-from graph.store.effects import Record, unsaid
+from graph.store.effects import RESOLVES, Record, left_by, unsaid
 from graph.store.errors import Busy, OutcomeUnknown, StoreError
 from graph.store.events import Events
 from graph.store.names import thread_name
 from nodes.ports import AgentCaller, AgentRequest, Resolution
 from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN
-from server.beginning import Beginner, times_resumed
+from server.beginning import Beginner, left_turn, times_resumed
 from server.deadlines import Wanted, in_time
 from server.deciding import Decider, run_of
 from server.flows import Flows
@@ -183,8 +184,9 @@ class Turns:
         if opened and opened.committed and not record.version:
             await self._close(call_identify_id, opened)
             return None
-        sent = any(effect.is_open for effect in record.effects)
         version = await self._flows.version_of({}, record.version) if opened else None
+        left = left_by(opened.token, record.effects, opened.said.get("resumed", 0)) if opened else None
+        sent, opened = left is not None, left or opened
         if opened is None or not (sent or (version and version.flow.waits_for == "nothing")):
             return None
         if version is None or times_resumed(opened) > MOST_RESUMED:
@@ -257,6 +259,10 @@ class Turns:
         thread = thread_name(self._tenant, call_identify_id)
         deadline = self._in(self._turn_timeout)
         turn = await once_free(lambda: self._begin_or_interrupt(thread, run), deadline)
+        if (left := left_turn(turn)) is not None:  # it is asked what came of its writes, before it is canceled
+            await give_back(self._calls, turn)
+            await self.settle(call_identify_id, left)
+            turn = await once_free(lambda: self._begin_or_interrupt(thread, run), deadline)
         try:
             version = await self._decider.version(turn, request)
         except BaseException:
@@ -300,10 +306,9 @@ class Turns:
             return await once_free(lambda: self._calls.delete(thread), self._in(self._busy_wait))
         except OutcomeUnknown:
             call = await self._calls.look(thread, 0)
-            opened = call.opened if call else None
-            if opened is None or opened.live:
+            if call is None or call.opened is None or call.opened.live:
                 raise
-            await self.settle(call_identify_id, opened)
+            await self._finish(call_identify_id, call)
         return await once_free(lambda: self._calls.delete(thread), self._in(self._busy_wait))
 
     def _in(self, seconds: float) -> float:
@@ -335,22 +340,27 @@ class Turns:
         call = self._resolver.call_named(resolution.parked)
         thread = thread_name(self._tenant, call)
         deadline = self._in(self._turn_timeout)
-        turn = await once_free(lambda: self._begin_to_resolve(thread, resolution.parked), deadline)
-        if turn.unsettled and turn.died is not None:
-            await give_back(self._calls, turn)
-            await self.settle(call, replace(turn.died, token=turn.token))  # who left it last
-            turn = await once_free(lambda: self._begin_to_resolve(thread, resolution.parked), deadline)
+        known = await self._calls.look(thread, 0)
+        if known is not None and known.opened is not None and not known.opened.live:
+            await self._finish(call, known)
+            known = await self._calls.look(thread, 0)
+        said = self._resolver.said_of(known, resolution)
+        if isinstance(said, Settled):
+            return said
+        begin = partial(self._calls.begin, thread, said={**said, RESOLVES: resolution.parked}, resumes=True)
+        turn = await once_free(begin, deadline)
         settled = await self._resolver.resolve(turn, call, resolution, deadline)
         if settled.goes_on is not None:
-            again = await self._beginner.begin(said_again(call, settled.goes_on), True, None)
-            if isinstance(again, Underway):
-                self._going(again)
+            begun = await self._go_on_with(call, settled.goes_on)
+            if begun is not None:
+                self._going(begun)
         return settled
 
-    async def _begin_to_resolve(self, thread: str, parked: str) -> OpenTurn:
-        known = await self._calls.look(thread, 0)
-        said = next((one.said for one in (known.effects if known else ()) if one.parked == parked), {})
-        return await self._calls.begin(thread, said={**said, "resolves": parked})
+    async def _finish(self, call: str, record: CallRecord) -> None:
+        """Go on with the turn that a process left open when it died, and wait for its end."""
+        started = await self.resume(call, record)
+        if started is not None:
+            await asyncio.wait({started.taking}, timeout=self._turn_timeout)
 
     async def ask_again(self, record: Record, caller: AgentCaller) -> bool:
         """Ask the agent of a parked write what became of it, and settle that if it says so; tell whether it did."""

@@ -15,6 +15,8 @@ from server.turn import NO_ANSWER, TurnRequest, must_say_the_same
 CAME = "came"
 """Where a turn says when its message came in: seconds since 1970, by the clock of the replica that got it."""
 _LAST_STEP = -1
+_ONCE_MORE = 0.1
+"""Seconds in which a call that has just been given back is tried again."""
 
 
 class Waiting:
@@ -69,8 +71,8 @@ class Waiting:
             return self._until
         with self._request.timing.of("store"):
             record = await self._calls.look(self._thread, _LAST_STEP)
-        if record is None or record.opened is None:
-            return self._until
+        if record is None or record.opened is None:  # by now it is free
+            return max(self._until, min(self._deadline, now + _ONCE_MORE))
         while_busy = await self._while_busy(record)
         if self._is_this(record.opened):
             self.gives_way = while_busy == "replace"

@@ -41,7 +41,7 @@ stages:
 """
 
 
-BUSY = 0.3
+BUSY = 1.0
 """Seconds that a busy machine may take to tell a client what was answered in time."""
 
 
@@ -87,7 +87,7 @@ def test_an_agent_that_is_too_slow(start: StartService, store: Store, puppet: Ag
         told = send(service, "C", "slow 5", 1500)
 
     assert (told.status_code, went_wrong(told.json())) == (200, ("error", "timeout"))
-    assert 1000 < told.json()["timing"]["agent_ms"] < 1500
+    assert 500 < told.json()["timing"]["agent_ms"] < 1500
     assert send(service, "C", "slow 5").content == told.content
     assert service.turn("C", "hello", "greeting").json()["status"] == "success"
 
@@ -158,13 +158,13 @@ def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 def test_every_door_answers_in_time(paused: tuple[Service, Callable[[int], None]], moody: Moody) -> None:
     service, pause = paused
-    hello = said("hello", "greeting", deadline_ms=400)
+    hello = said("hello", "greeting", deadline_ms=250)
     posts = {
         "/orchestrate/stream": {**hello, "call_identify_id": "S"},
-        "/flows/call/runs": {"message": "hello", "intent": "greeting", "deadline_ms": 400},
-        "/flows/call/runs/stream": {"message": "hello", "id": "R", "deadline_ms": 400},
+        "/flows/call/runs": {"message": "hello", "intent": "greeting", "deadline_ms": 250},
+        "/flows/call/runs/stream": {"message": "hello", "id": "R", "deadline_ms": 250},
     }
-    client_of_a2a, metadata = Client(service.http), {"deadline_ms": 400, "intent": "greeting"}
+    client_of_a2a, metadata = Client(service.http), {"deadline_ms": 250, "intent": "greeting"}
     messages: list[Callable[[], Any]] = [
         lambda: client_of_a2a.send("hello", metadata=metadata),
         lambda: client_of_a2a.send("hello", metadata=metadata, returnImmediately=True),
@@ -173,16 +173,16 @@ def test_every_door_answers_in_time(paused: tuple[Service, Callable[[int], None]
     moody.let_go()
 
     with socket_of(service, "W") as client:
-        pause(4500)
+        pause(4000)
         for path, document in posts.items():
-            with within(0.4):
+            with within(0.25):
                 told = service.http.post(path, json=document)
             assert (told.status_code, told.json()["type"]) == (504, "out-of-time"), path
-        with within(0.4):
+        with within(0.25):
             client.send(httpx.Request("POST", "http://ws", json=hello).content.decode())
             assert heard(client)[-1]["type"] == "out-of-time"
         for message in messages:
-            with within(0.4), pytest.raises(RpcError) as late:
+            with within(0.25), pytest.raises(RpcError) as late:
                 message()
             assert late.value.facts["type"] == "out-of-time"
 

@@ -129,7 +129,7 @@ def test_what_was_not_done_is_done_when_the_message_comes_again(
 
     assert state_of(waiting) == "input-required"
     assert "parked" not in waiting["metadata"]
-    assert answer_of(waiting) == "agent 'desk' did not act on it: looked into the ledger"
+    assert answer_of(waiting) == "agent 'desk' did not act on the message"
     assert other != name
     assert len(puppet[0].messages) == 3
 

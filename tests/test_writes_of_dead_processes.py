@@ -206,9 +206,9 @@ def test_a_stage_goes_on_once_all_of_its_items_are_settled(scene: Scene) -> None
     until(lambda: len(parked_in(scene.swept, call)) == 3)
     first, second, third = execution(scene.swept, call)["parked"]
 
-    waits = [settle(scene.swept, name, "done", response=name)["waits_for"] for name in (first, second, third)]
+    told = [settle(scene.swept, name, "done", response=name)["step"] for name in (first, second, third)]
 
-    assert waits == [[second, third], [third], []]
+    assert [step["resolution"]["parked"] for step in told] == [first, second, third]
     until(lambda: execution(scene.swept, call)["status"] == "completed")
     assert (parked_in(scene.swept, call), len(scene.did(call))) == ([], 3)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from graph import audit
 from graph.store.effects import Change, Record
@@ -42,6 +42,10 @@ class OpenTurn:
     """Whether the run saves once, at its end, so that the save may also give the lease back."""
     closed: bool = False
     """Whether the lease was given back."""
+    ending: bool = False
+    """Whether the commit is on its way that gives it back."""
+    rest: bool = False
+    """Whether only the rest of its message is left to do: it goes on with a turn that has committed something."""
     calls: "Calls | None" = field(default=None, repr=False)
     """Where a stock saver has its checkpoints committed, if the run saves more than once."""
     saving: "asyncio.Task[Any] | None" = field(default=None, repr=False)
@@ -203,6 +207,10 @@ class Calls(Protocol):
     @property
     def lease(self) -> float:
         """Seconds a turn may hold a call without renewing."""
+
+    @property
+    def saver(self) -> BaseCheckpointSaver[Any]:
+        """Where the states of the calls are saved."""
 
     async def begin(
         self,

@@ -18,7 +18,10 @@ from nodes.ports import Effect, FilePart, Reply, Resolution
 from nodes.state import Step
 
 if TYPE_CHECKING:
-    from graph.store.calls import OpenTurn
+    from graph.store.calls import OpenedTurn, OpenTurn
+
+RESOLVES = "resolves"
+"""Where a turn says which parked write it settles."""
 
 _TAG_LENGTH = 16
 _LEAVES_WITHIN = 0.5
@@ -33,7 +36,9 @@ class Record:
     parked: str | None = None
     """The name by which it is settled, once nobody can know what came of it."""
     said: Mapping[str, Any] = field(default_factory=dict)
-    """What the store was told of its turn, once it is parked: all that it takes to go on with it."""
+    """What the store was told of its turn: all that it takes to go on with it."""
+    committed: bool = True
+    """Whether something of its turn was committed before it left, or has been since."""
 
     @property
     def is_open(self) -> bool:
@@ -59,17 +64,29 @@ class TurnEffects:
         for message_id, record in turn.effects.items():
             self._at.setdefault(record.effect.where, []).append(message_id)
 
+    def waiting(self) -> list[str]:
+        """Return the names of the writes that wait for a person."""
+        turn = self._turn
+        if len(turn.effects) == len(turn.sent):  # what it sent itself is known, or goes on
+            return []
+        return [record.parked for record in turn.effects.values() if record.waits and record.parked]
+
     def must_be_known(self) -> None:
         """Refuse every further write while another of the call has an outcome that nobody knows.
 
         Raises:
             OutcomeUnknown: then.
         """
-        turn = self._turn
-        if len(turn.effects) == len(turn.sent):  # what it sent itself is known, or goes on
-            return
-        if waiting := [record.parked for record in turn.effects.values() if record.waits and record.parked]:
+        if waiting := self.waiting():
             raise OutcomeUnknown(waiting)
+
+    async def ready(self, after: int) -> None:
+        """Return once the call is saved up to so many steps.
+
+        Raises:
+            StoreError: if it cannot be.
+        """
+        await self._turn.until_committed(after)
 
     def left_at(self, where: str, agent: str) -> Effect | None:
         """Return what an earlier turn sent there and nobody has settled, or a person has."""
@@ -92,14 +109,14 @@ class TurnEffects:
             raise LookupError("the turn has no store")
         if turn.replaced:
             raise Replaced("a later message has taken this one's place; nothing of it was saved")
-        await turn.until_committed(effect.after)  # what a write before it came to is saved before the next one leaves
         over, leave_by = self._replaced_by(effect), time.monotonic() + turn.calls.lease * _LEAVES_WITHIN
-        turn.effects[effect.message_id] = Record(effect)
+        record = Record(effect, said=turn.said, committed=turn.rest or bool(turn.steps))
+        turn.effects[effect.message_id] = record
         self._at.setdefault(effect.where, []).append(effect.message_id)
         turn.marks.pop(effect.message_id, None)
         turn.sent.add(effect.message_id)
         turn.idle.add(effect.message_id)  # as long as it has not left
-        await turn.calls.send(turn, Record(effect), over)
+        await turn.calls.send(turn, record, over)
         turn.idle.discard(effect.message_id)
         apply(turn, [(message_id, None) for message_id in over])
         return leave_by
@@ -117,7 +134,7 @@ class TurnEffects:
         parked = parked_name(turn.thread, effect.message_id)
         record = turn.effects.get(effect.message_id) or Record(effect)
         turn.effects[effect.message_id] = record
-        turn.marks[effect.message_id] = replace(record, parked=parked, said=record.said or turn.said)
+        turn.marks[effect.message_id] = replace(record, parked=parked, said=record.said or turn.said, committed=True)
         return parked
 
     def _left(self, where: str) -> list[Effect]:
@@ -159,10 +176,15 @@ def changes_with(turn: "OpenTurn", steps: Sequence[Step], *, last: bool) -> list
 def unsaid(turn: "OpenTurn", *, but: Sequence[str] = ()) -> list[Change]:
     """Return the records that are still open though the turn is over, parked."""
     return [
-        (message_id, replace(record, parked=parked_name(turn.thread, message_id), said=turn.said))
+        (message_id, _parked(turn, record))
         for message_id, record in turn.effects.items()
         if record.is_open and message_id not in but
     ]
+
+
+def _parked(turn: "OpenTurn", record: Record) -> Record:
+    parked = parked_name(turn.thread, record.effect.message_id)
+    return replace(record, parked=parked, said=record.said or turn.said, committed=True)
 
 
 def apply(turn: "OpenTurn", changes: Iterable[Change]) -> None:
@@ -175,6 +197,27 @@ def apply(turn: "OpenTurn", changes: Iterable[Change]) -> None:
             turn.effects.pop(message_id, None)
         else:
             turn.effects[message_id] = record
+
+
+def is_held(step: Step) -> bool:
+    """Tell whether a step is no answer, as a person has to say first what came of a write."""
+    return bool(step.get("parked") or step.get("held_by"))
+
+
+def left_by(token: str, records: Iterable[Record], resumed: int = 0) -> "OpenedTurn | None":
+    """Return the turn that sent a write of which nobody has been asked yet what came of it, to be gone on with.
+
+    Args:
+        token: of the turn that is open in the call now.
+        records: the call's.
+        resumed: how often it was gone on with.
+    """
+    from graph.store.calls import OpenedTurn
+
+    record = next((one for one in records if one.is_open and one.said), None)
+    if record is None:
+        return None
+    return OpenedTurn(token, False, {**record.said, "resumed": resumed}, committed=record.committed)
 
 
 def parked_name(thread: str, message_id: str) -> str:
@@ -193,8 +236,8 @@ def written(record: Record | None) -> bytes:
     """Write a record down; nothing if it is settled."""
     if record is None:
         return b""
-    said = {"parked": record.parked, "said": dict(record.said)} if record.parked else {}
-    return orjson.dumps({"effect": asdict(record.effect), **said})
+    kept = {"effect": asdict(record.effect), "said": dict(record.said), "committed": record.committed}
+    return orjson.dumps({**kept, **({"parked": record.parked} if record.parked else {})})
 
 
 def read(blob: bytes) -> Record:
@@ -205,7 +248,7 @@ def read(blob: bytes) -> Record:
         reply = told.pop("reply", None)
         told["reply"] = _reply(reply) if reply else None
         effect["resolution"] = Resolution(**told)
-    return Record(Effect(**effect), kept.get("parked"), kept.get("said", {}))
+    return Record(Effect(**effect), kept.get("parked"), kept["said"], kept["committed"])
 
 
 def _reply(kept: dict[str, Any]) -> Reply:

@@ -11,10 +11,11 @@ from itertools import count
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from graph.archive import Archive, Reason
 from graph.store.calls import CallRecord, Moment, OpenedTurn, OpenTurn, sealed, steps_before_run
-from graph.store.effects import Change, Record, apply, changes_with, parked_name, unsaid
+from graph.store.effects import Change, Record, apply, changes_with, is_held, parked_name, unsaid
 from graph.store.errors import Busy, OutcomeUnknown, TurnLost
 from graph.store.events import START
 from graph.store.memory_events import MemoryEvents
@@ -84,6 +85,11 @@ class MemoryCalls:
         self._calls: dict[str, _Kept] = {}
         self._order = count()
         self._next_sweep = 0.0
+
+    @property
+    def saver(self) -> BaseCheckpointSaver[Any]:
+        """Where the states of the calls are saved."""
+        return self._saver
 
     @property
     def lease(self) -> float:
@@ -162,7 +168,7 @@ class MemoryCalls:
         kept = self._calls.get(turn.thread)
         if kept is not None and kept.turn == turn.token:
             self._settled(turn, kept, unsaid(turn))
-            if turn.key and steps and not any(step.get("parked") for step in (*turn.steps, *steps)):
+            if turn.key and steps and not any(map(is_held, (*turn.steps, *steps))):
                 kept.answers[turn.key] = steps[-1]["number"], turn.body
         await self.abandon(turn)
 
@@ -178,7 +184,7 @@ class MemoryCalls:
             kept.turn = None
             if kept.expires < time.monotonic():  # while the turn was open; whoever it concerns must get to see it
                 kept.expires = self._end(kept)
-            if kept.head is None:
+            if kept.head is None and not kept.effects:
                 del self._calls[turn.thread]
 
     def _leave_open(self, turn: OpenTurn, kept: _Kept) -> None:

@@ -18,7 +18,18 @@ from graph.store import scripts
 from graph.store.asking import Argument, Asked, answering, together
 from graph.store.calls import OpenTurn, sealed, steps_before_run
 from graph.store.codec import Codec
-from graph.store.effects import Change, Record, apply, changes_with, parked_name, read, unsaid, written
+from graph.store.effects import (
+    RESOLVES,
+    Change,
+    Record,
+    apply,
+    changes_with,
+    is_held,
+    parked_name,
+    read,
+    unsaid,
+    written,
+)
 from graph.store.errors import Busy, NotArchived, OutcomeUnknown, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.index import Index, warn
 from graph.store.names import keys_of
@@ -89,6 +100,11 @@ class RedisCalls(Reading):
         self._settle = client.register_script(scripts.SETTLE)
 
     @property
+    def saver(self) -> BaseCheckpointSaver[Any]:
+        """Where the states of the calls are saved."""
+        return self._saver
+
+    @property
     def lease(self) -> float:
         """Seconds a turn may hold a call without renewing."""
         return self._lease_ms / 1000
@@ -121,6 +137,11 @@ class RedisCalls(Reading):
         async with self._giving_back(turn), answering():
             await together(self._client, self._lives(thread, turn.head, 0))
             turn.loaded = await self._loaded(thread, turn.head, blob, writes)
+        if turn.loaded is None and turn.effects:  # nothing but its writes is left; they have to be settled
+            if RESOLVES in new.said:
+                return turn
+            await self.abandon(turn)
+            await self._refuse_to_drop(thread)
         if turn.loaded is None:
             await self._forget(turn, "expired")
             if new.died is not None:
@@ -158,7 +179,7 @@ class RedisCalls(Reading):
 
         The message counts as answered with the last of its commits: whoever repeats it until then goes on with it.
         """
-        ttl = self._ttl_of(turn)
+        ttl, turn.ending = self._ttl_of(turn), turn.ending or release
         changes = changes_with(turn, steps, last=release)
         steps, chain = sealed(turn, steps, self._audit_key, last=release or complete)
         args: list[Argument] = [turn.token, turn.head or "", head, blob, ttl, int(release)]
@@ -291,7 +312,7 @@ class RedisCalls(Reading):
         turn.closed = True
         args: list[Argument] = [turn.token, self._ttl_of(turn), *_answer(turn, steps), self._longer]
         asked = Asked(self._abandon, keys_of(turn.thread), args)
-        lives = self._lives(turn.thread, turn.head, self._ttl_of(turn))
+        lives = self._lives(turn.thread, turn.head, 0 if turn.effects else self._ttl_of(turn))
         left, _ = await self._with_index(asked, self._index.abandoned(turn.thread, ttl=turn.ttl), *lives)
         await self._undo(turn, None, left)
 
@@ -450,7 +471,7 @@ class _New:
 def _answer(turn: OpenTurn, steps: Sequence[Step]) -> tuple[str, str]:
     """Return what to remember of a message that has its answer: its key, and the step that answered it, with the hash
     of what the message said. What waits for a person is no answer."""
-    if not turn.key or not steps or any(step.get("parked") for step in (*turn.steps, *steps)):
+    if not turn.key or not steps or any(map(is_held, (*turn.steps, *steps))):
         return "", ""
     return turn.key, f"{steps[-1]['number']} {turn.body}".strip()
 

@@ -151,8 +151,8 @@ ABANDON = (
 -- Answers 0 if the call has no end for another turn is open, 2 if it is gone, else 1; also to a repeated one.
 local had = redis.call('HMGET', KEYS[1], 'turn', 'head', 'expires')
 if had[1] ~= ARGV[1] then return had[1] and had[2] and 0 or (had[1] or had[2]) and 1 or 2 end
-if not had[2] then -- its events stay for a while: they may tell a follower why there is no call
-  for i = 1, 5 do redis.call('DEL', KEYS[i]) end
+if not had[2] and redis.call('EXISTS', KEYS[6]) == 0 then
+  for i = 1, 5 do redis.call('DEL', KEYS[i]) end -- its events stay: they may tell a follower why there is no call
   return 2
 end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[5], ARGV[3], ARGV[4]) end

@@ -56,7 +56,7 @@ def resolve_parked(url: str, parked: str, outcome: str, by: str, why: str, respo
         said["response"] = _response(in_unicode(response))
     with administering(url) as service:
         answer = service.post(f"/parked/{quote(in_unicode(parked), safe='')}/resolve", json=said)
-    settled = _told(answer, "waits_for", url)
+    settled = _told(answer, "step", url)
     open_console().print(_came_of(settled), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -81,10 +81,8 @@ def _response(text: str) -> Any:
 
 def _came_of(told: Mapping[str, Any]) -> str:
     settled = f"{told['id']} is settled as {told['outcome']}"
-    if told["waits_for"]:
-        return f"{settled}; its stage goes on once these are settled too: {', '.join(told['waits_for'])}"
     step = told["step"]
-    return f"{settled}: step {step['number']} of call {told['call_identify_id']} tells of it" if step else settled
+    return f"{settled}: step {step['number']} of call {told['call_identify_id']} tells of it"
 
 
 def _cell(name: str, value: object) -> str:

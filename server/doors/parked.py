@@ -105,10 +105,7 @@ class Resolved(BaseModel):
     id: str
     call_identify_id: str
     outcome: str
-    step: dict[str, Any] | None = Field(description="The step of the audit trail that tells of it.")
-    waits_for: list[str] = Field(
-        description="Parked writes of the same stage that have to be settled before the stage goes on."
-    )
+    step: dict[str, Any] = Field(description="The step of the audit trail that tells of it.")
 
 
 @router.get("", summary="The writes that wait", response_model=None, responses={200: {"model": ParkedList}})
@@ -154,7 +151,7 @@ def _shown(call: str, record: Record) -> dict[str, Any]:
 
 def _told(parked_id: str, outcome: str, settled: Settled) -> dict[str, Any]:
     told = {"id": parked_id, "call_identify_id": settled.call, "outcome": outcome}
-    return {**told, "step": settled.step, "waits_for": list(settled.waits_for)}
+    return {**told, "step": settled.step}
 
 
 def _reply(response: str | dict[str, Any] | None) -> Reply:

@@ -170,6 +170,9 @@ class Client:
             if not isinstance(error, TimeoutError) and began + _SURELY_ACCEPTED < self.world.told_to_end_at(url):
                 self.heard.wrong.append(f"{key}: not answered by a replica that was only told to end: {error!r}")
             return None
+        if not answer.headers.get("content-type", "").endswith("json"):
+            self.heard.wrong.append(f"{key}: {answer.status_code} without a document: {answer.text!r}")
+            return None
         return answer.status_code, orjson.loads(answer.content)
 
     def _note(self, key: str, told: list[tuple[int, Mapping[str, Any]]]) -> None:
