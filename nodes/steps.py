@@ -127,7 +127,8 @@ def _response(state: CallState, job: Job, request: AgentRequest, outcome: Outcom
     if outcome.reply is None:
         error = outcome.error or AgentError(request.agent, "no answer")
         described = {"type": error.kind, "message": str(error), "retryable": error.retryable}
-        unknown = {"retryable": outcome.again, "outcome": "unknown"} if unsettled(state, job, request, error) else {}
+        is_unknown = outcome.resolution is None and unsettled(state, job, request, error)
+        unknown = {"retryable": outcome.again, "outcome": "unknown"} if is_unknown else {}
         canceled = {"task_state": "canceled"} if isinstance(error, Canceled) and error.confirmed else {}
         results = {"data": [outcome.results]} if outcome.results else {}
         return {**_content(outcome.so_far), **results, "error": described | unknown, **canceled}

@@ -247,7 +247,7 @@ RECORD = (
 -- KEYS call checkpoints steps writes keys effects   ARGV checkpoint after   (how many steps are left out)
 local had = redis.call('HMGET', KEYS[1], 'head', 'incarnation', 'turn', 'lease', 'opened', 'after', 'version', 'base',
   'chain')
-if not had[1] and not had[3] then return {} end
+if not had[1] and not had[3] and redis.call('EXISTS', KEYS[6]) == 0 then return {} end
 local live = had[4] and tonumber(had[4]) > now and 1 or 0
 local committed = had[8] ~= (had[1] or '') and 1 or 0
 local effects = redis.call('HVALS', KEYS[6])
