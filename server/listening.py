@@ -120,6 +120,8 @@ class _Server(Server):
                 transport = getattr(connection, "transport", None)
                 if transport is None or not (self.should_exit or transport.is_closing()):
                     continue
+                if self.should_exit and hasattr(connection, "cycle"):
+                    connection.shutdown()  # one that was accepted in the moment of stopping takes no more requests
                 unsent[connection] = left = transport.get_write_buffer_size()
                 if left and left == before.get(connection):
                     transport.abort()
