@@ -20,9 +20,10 @@ demo: .venv/run  ## the agents, the service and one call; ONCE=1 stops after the
 	$(BIN)/flows demo $(if $(ONCE),--once)
 
 test: .venv/dev  ## every test; they mostly wait, so JOBS of them at once
-	$(BIN)/python -m pytest --numprocesses $(JOBS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 
 chaos: .venv/dev  ## a thousand calls on each store while everything that can go wrong does; ARGS="--seed 7" and others
+	CHAOS=1 $(BIN)/python -m pytest -q tests/chaos/test_mutations.py
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 check: .venv/dev  ## style, types, the direction of imports, the wheel in an empty environment

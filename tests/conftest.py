@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from server.app import create_app
 from server.demo_agents import AGENTS, serve
@@ -19,6 +20,9 @@ from tests.desk import Place, place_of
 from tests.puppet import Puppet
 from tests.redis_stack import redis_stack, valkey
 from tests.replicas import at_once, flows, open_polite, polite, relays  # noqa: F401  (fixtures)
+
+settings.register_profile("unhurried", deadline=None)  # how long a test takes says what else the machine does
+settings.load_profile("unhurried")
 
 STORES = ("embedded", "valkey", "langgraph-redis", "memory")
 

@@ -236,6 +236,7 @@ def test_a_write_that_nobody_confirms_as_canceled_is_not_told_as_undone(
 
     canceled = client.cancel(task)
 
+    assert len(canceled["metadata"].pop("parked")) == 1
     assert waiting.result(timeout=10) == canceled
     assert agent.messages[-1].rpc["method"] == "ListTasks"  # what it has open, as it never named its task
     assert state_of(canceled) == "canceled"

@@ -173,7 +173,7 @@ def test_no_request_that_the_openapi_document_allows_is_a_server_error(service: 
 
     for operation in operations:
 
-        @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def send(case: schemathesis.Case) -> None:
             answer = case.call()

@@ -296,6 +296,7 @@ class MemoryCalls:
         await self._expire(thread)
         kept = self._calls.get(thread)
         if kept is None:
+            await self._forget(thread, "deleted")  # events may tell of one that never began
             return False
         _must_be_free(thread, kept)
         if self._trails is not None:

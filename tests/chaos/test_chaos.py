@@ -23,7 +23,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_goes_wrong(kind: Kind, tmp_path: Path) -> None:
-    plan = Plan(kind, seed=5, calls=10_000, clients=12, seconds=9, fault_every=1, cut=0.08)
+    plan = Plan(kind, seed=5, calls=10_000, clients=6, seconds=9, fault_every=1, cut=0.08)
 
     outcome = asyncio.run(run(plan, tmp_path))
 

@@ -5,6 +5,7 @@ A replica is stopped while three agents have acted and not answered, its clients
 """
 
 import asyncio
+import os
 import random
 import signal
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ SEEN: Mapping[str | None, set[str]] = {
 HELD = ("greet", "refund", "credit")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS if "CHAOS" in os.environ else KINDS[:1])  # all of them in `make chaos`
 def test_every_mutation_is_seen(kind: Kind, tmp_path: Path) -> None:
     assert asyncio.run(seen(kind, tmp_path)) == SEEN
 
