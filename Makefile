@@ -20,7 +20,7 @@ demo: .venv/run  ## the agents, the service and one call; ONCE=1 stops after the
 	$(BIN)/flows demo $(if $(ONCE),--once)
 
 test: .venv/dev  ## every test; they mostly wait, so JOBS of them at once
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 chaos: .venv/dev  ## a thousand calls on each store while everything that can go wrong does; ARGS="--seed 7" and others
 	CHAOS=1 $(BIN)/python -m pytest -q tests/chaos/test_mutations.py

@@ -172,7 +172,8 @@ REFUSALS: Mapping[str, Row] = {
 _HTTP_ERRORS = {404: ("not-found", "There is nothing here"), 405: ("method-not-allowed", "Not with this method")}
 INTERNAL = Row(500, "internal-error", "Something went wrong on our side")
 _DETAILS = {
-    "store-unavailable": "what was asked was not done; send it again in a moment",
+    "store-unavailable": "what was asked was probably not done; send it again in a moment, and with the same "
+    "Idempotency-Key if it had one",
     "internal-error": "the turn was not answered; send it again, and tell the operator if it happens twice",
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 CTRL_C = "\x03"
 _COMMANDS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _AT_MOST_SECONDS = 60
+_PATIENCE = 2.0
 
 
 def typed_at(command: Sequence[str], script: Sequence[tuple[str, str]], env: Mapping[str, str]) -> tuple[str, int]:
@@ -25,9 +26,11 @@ def typed_at(command: Sequence[str], script: Sequence[tuple[str, str]], env: Map
     if process == 0:
         os.execve(command[0], list(command), {**os.environ, "TERM": "xterm", "COLUMNS": "100", **env})
     seen, waiting, left = "", list(script), time.monotonic() + _AT_MOST_SECONDS
-    read_to = 0
-    while (news := _read(screen, left - time.monotonic())) is not None:
+    read_to, line = 0, ""
+    while (news := _read(screen, _PATIENCE)) is not None and time.monotonic() < left:
         seen += news
+        if not news and line == CTRL_C:  # readline does not hear it in the moment after its prompt: who is there
+            os.write(screen, line.encode())  # presses it again
         while waiting and (at := seen.find(waiting[0][0], read_to)) >= 0:
             words, line = waiting.pop(0)
             read_to = at + len(words)
@@ -40,9 +43,9 @@ def typed_at(command: Sequence[str], script: Sequence[tuple[str, str]], env: Map
 
 
 def _read(screen: int, seconds: float) -> str | None:
-    """Return what appears next; None once the program has ended, or after so many seconds."""
-    if not select.select([screen], [], [], max(0.0, seconds))[0]:
-        return None
+    """Return what appears next, nothing after so many seconds; None once the program has ended."""
+    if not select.select([screen], [], [], seconds)[0]:
+        return ""
     try:
         return os.read(screen, 65_536).decode(errors="replace") or None
     except OSError:  # as Linux says that nobody holds the other side any more

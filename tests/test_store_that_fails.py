@@ -210,7 +210,7 @@ def test_a_turn_is_refused_and_the_call_goes_on_once_the_store_is_well(
     assert answered(service, "D", "hello", "greeting")["step"] == 1
 
 
-@cases(TROUBLES, {"langgraph-redis": WORST})
+@cases(WORST, {"langgraph-redis": WORST})
 def test_a_turn_that_cannot_be_saved_is_refused_and_its_call_is_free_again_at_once(
     start: StartService, puppet: tuple[Puppet, str], server: Server, at_once: AtOnce, trouble: Trouble
 ) -> None:

@@ -23,8 +23,6 @@ from tests.dead_services import (
 )
 from tests.puppet import Puppet
 
-pytestmark = pytest.mark.xdist_group("dead processes")  # one kill for all of them
-
 
 @pytest.fixture(scope="module")
 def scene(
