@@ -6,7 +6,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python -m build --quiet --wheel --no-isolation --outdir "$work/dist" "$here"
 python -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" "$work"/dist/*.whl
+"$work/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check --constraint "$here/constraints.txt" "$work"/dist/*.whl
 cd "$work"
 "$work/venv/bin/python" -c "
 from graph import build_graph
