@@ -14,7 +14,7 @@ import orjson
 
 from graph.store.errors import OutcomeUnknown, Replaced
 from graph.store.names import decode
-from nodes.ports import Effect, FilePart, Reply, Resolution
+from nodes.ports import Effect
 from nodes.state import Step
 
 if TYPE_CHECKING:
@@ -212,11 +212,11 @@ def left_by(token: str, records: Iterable[Record], resumed: int = 0) -> "OpenedT
         records: the call's.
         resumed: how often it was gone on with.
     """
-    from graph.store.calls import OpenedTurn
-
     record = next((one for one in records if one.is_open and one.said), None)
     if record is None:
         return None
+    from graph.store.calls import OpenedTurn  # it is built on this module
+
     return OpenedTurn(token, False, {**record.said, "resumed": resumed}, committed=record.committed)
 
 
@@ -233,24 +233,15 @@ def call_of(parked: str) -> str | None:
 
 
 def written(record: Record | None) -> bytes:
-    """Write a record down; nothing if it is settled."""
+    """Write a record down; nothing if it is settled. What a person says of it goes into the trail, and not here."""
     if record is None:
         return b""
-    kept = {"effect": asdict(record.effect), "said": dict(record.said), "committed": record.committed}
+    effect = asdict(replace(record.effect, resolution=None))
+    kept = {"effect": effect, "said": dict(record.said), "committed": record.committed}
     return orjson.dumps({**kept, **({"parked": record.parked} if record.parked else {})})
 
 
 def read(blob: bytes) -> Record:
     """Read a record as `written` wrote it."""
     kept = orjson.loads(blob)
-    effect = kept["effect"]
-    if told := effect.pop("resolution", None):
-        reply = told.pop("reply", None)
-        told["reply"] = _reply(reply) if reply else None
-        effect["resolution"] = Resolution(**told)
-    return Record(Effect(**effect), kept.get("parked"), kept["said"], kept["committed"])
-
-
-def _reply(kept: dict[str, Any]) -> Reply:
-    files = tuple(FilePart(**file) for file in kept.pop("files", ()))
-    return Reply(**{**kept, "data": tuple(kept.get("data", ())), "files": files})
+    return Record(Effect(**kept["effect"]), kept.get("parked"), kept["said"], kept["committed"])
