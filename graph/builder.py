@@ -28,6 +28,7 @@ from nodes.models import NoModels
 from nodes.ordering import BeginNode, FinishNode, InOrder, Node
 from nodes.person import AskNode
 from nodes.ports import AgentCaller, Classifier, Model, TurnContext
+from nodes.reaching.pool import Pool
 from nodes.remote import Caller
 from nodes.spec import BEGIN, FALLBACK, FINISH, FlowFacts, Place
 from nodes.spec import END as LEAVE
@@ -46,6 +47,7 @@ def build_graph(
     caller: AgentCaller | None = None,
     classifier: Classifier | None = None,
     model: Model | None = None,
+    pool: Pool | None = None,
     checkpointer: Checkpointer = "memory",
     agent_timeout: float = AGENT_TIMEOUT,
     classifier_timeout: float = CLASSIFIER_TIMEOUT,
@@ -58,6 +60,7 @@ def build_graph(
         caller: who reaches the agents; by default over A2A at the addresses in the flow.
         classifier: who fills in a missing intent; by default the flow's trigger words.
         model: who answers at `llm` stages; by default they fail and say how to configure one.
+        pool: where the agents answer besides what the flow says, and how they do; by default one of its own.
         checkpointer: where calls live; in memory by default, None for a host that brings its own.
         agent_timeout: seconds for one attempt where the flow does not say.
         classifier_timeout: seconds for the classifier.
@@ -69,7 +72,7 @@ def build_graph(
     loaded = load_flow(flow, env)
     routes = routes_of(loaded)
     facts = _facts_of(loaded, routes, agent_timeout)
-    world = World(_reaching(caller), model or NoModels())
+    world = World(_reaching(caller), model or NoModels(), pool or Pool())
     graph = StateGraph(state_of(loaded), context_schema=TurnContext, input_schema=input_of(loaded))
     ways = _ways(loaded)
     for place in routes.places.values():

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
-from urllib.parse import urlsplit
 
+from graph.addresses import addresses, endpoints_told
 from graph.flow import Flow
 from graph.needs import needs_alone, needs_known, written_at_once
 from graph.proofs import llms_of, outputs_of, unproven
@@ -113,24 +113,6 @@ def _fallbacks(flow: Flow) -> Found:
                 yield ("agents", name, "fallback"), f"the fallbacks go in a circle: {told}; let one have none"
                 break
             seen.append(after)
-
-
-def _addresses(flow: Flow) -> Found:
-    for name, agent in flow.agents.items():
-        if wrong := _wrong_with(agent.url):  # the address itself may hold a password and is not shown
-            yield ("agents", name, "url"), f"the address of agent {name!r} {wrong}; write it as http://host:port"
-
-
-def _wrong_with(url: str) -> str | None:
-    parts = urlsplit(url)
-    if re.search(r"[\s\x00-\x1f\x7f]", url):
-        return "holds a space or a control character"
-    if parts.query or parts.fragment:
-        return "holds a ? or #, but the agent's card must lie below it"
-    try:
-        return None if parts.port != 0 else "has the port 0"
-    except ValueError:
-        return "has no port from 1 to 65535"
 
 
 def _triggers(flow: Flow) -> Found:
@@ -290,7 +272,7 @@ def _remedy(name: str | None, known: Iterable[str], where: str) -> str:
 
 
 _RULES = (
-    *(_kinds, _names, _ids, _agents, _addresses, _triggers, _waits, _restarts, _while_busy, _timeouts),
+    *(_kinds, _names, _ids, _agents, endpoints_told, addresses, _triggers, _waits, _restarts, _while_busy, _timeouts),
     *(_targets, _anywhere, _written, _fallbacks, _several, _schemas),
     *(needs_known, needs_alone, written_at_once),
 )

@@ -3,8 +3,9 @@
 What is asked is `nodes.requests`' work, what comes of the answer `nodes.learning`'s.
 """
 
+import math
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,19 +16,25 @@ from langgraph.runtime import Runtime
 
 from nodes.canceling import cancel_all, open_tasks, unless
 from nodes.deadline import seconds_left, timed
-from nodes.jobs import Job
+from nodes.jobs import Job, fallback_job
 from nodes.models import answer_of
 from nodes.moving import CannotGoOn
 from nodes.outcome import Outcome, now
 from nodes.ports import AgentCaller, AgentRequest, Model, Reply, Resolution, TurnContext
+from nodes.reaching.choices import AgentOff, Choice, NoEndpoint
+from nodes.reaching.pool import Pool
 from nodes.remote.errors import AgentError, NoTimeLeft, TimedOut
-from nodes.requests import model_request, request_for_nobody, request_to, with_input
+from nodes.requests import attempt_seconds, model_request, request_for_nobody, request_to, with_input
 from nodes.spec import UNKNOWN, FlowFacts, public_url
 from nodes.state import CallState, Tried, wanted
 from nodes.telling import Teller, artifacts_of
 from nodes.writing import Write, effects_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+ENDPOINTS_TRIED = 3
+"""So many endpoints of an agent are asked in turn, whatever its `attempts`, where the first ones fail."""
+_FAIR = 0.5
+"""The share of an attempt's usual time that would do for an answer: an agent that has less is not to blame."""
 _FAILED = ("failed", "rejected")
 
 Ask = Callable[[], Coroutine[Any, Any, Reply]]
@@ -41,6 +48,8 @@ class World:
 
     caller: AgentCaller
     model: Model
+    pool: Pool = field(default_factory=Pool)
+    """Where the agents answer."""
 
 
 async def asked(
@@ -55,7 +64,7 @@ async def asked(
     try:
         reply = await asking.answer()
     except _ToBeCanceled:
-        error = await cancel_all(world.caller, open_tasks(facts, state, job, asking.at_work()))
+        error = await cancel_all(world.caller, open_tasks(facts, world.pool, state, job, asking.at_work()))
         if asking.write is not None:
             asking.write.canceled(error)
     except AgentError as caught:
@@ -65,11 +74,26 @@ async def asked(
     took = round((time.perf_counter() - clock) * 1000, 3)
     tried = asking.failed if reply is not None else asking.failed[:-1]
     outcome = Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
+    if asking.choice is not None:
+        outcome = replace(outcome, version=asking.choice.version, candidates=asking.choice.candidates)
     if asking.write is not None:
         write, resolution = asking.write, asking.write.resolution or asking.resolution
         outcome = replace(outcome, parked=write.parked, held_by=write.held_by, resolution=resolution)
         outcome = replace(outcome, again=write.may_be_said_again)
     return asking.at, replace(outcome, stays=bool(outcome.parked or outcome.held_by))
+
+
+def unless_off(facts: FlowFacts, pool: Pool, job: Job, state: CallState, context: TurnContext | None) -> Job:
+    """Return the job; or, if its agent and all that stand in for it are switched off, what the flow's fallback is
+    asked in its place. A write that was sent and never answered is asked after nevertheless."""
+    if job.llm or job.is_fallback or facts.fallback is None or not job.alone or not facts.waits:
+        return job
+    chain = list(_in_turn(facts, job.agent))
+    effects = effects_of(context or TurnContext())
+    left = effects and any(effects.left_at(job.where, agent) for agent in chain)
+    if left or not all(pool.off(agent) for agent in chain) or pool.off(facts.fallback):
+        return job
+    return replace(fallback_job(facts, state), instead_of=job.agent)
 
 
 class _ToBeCanceled(Exception):
@@ -95,6 +119,11 @@ class _Asking:
     """What a person said came of a write."""
     attempt: int = 1
     failed: list[Tried] = field(default_factory=list)
+    choice: Choice | None = None
+    """The endpoint that was asked last; None for a model, and where there was none to ask."""
+    _failed_at: set[str] = field(default_factory=set)
+    """The endpoints of the agent (without credentials) that failed just before."""
+    _began: float = 0.0
 
     def __post_init__(self) -> None:
         self.at = self._to(self.job.agent)
@@ -117,7 +146,8 @@ class _Asking:
         for agent in self._from_where_it_was_left():
             last = self.facts.agents[agent].fallback is None
             if agent != self.job.agent:
-                self.at = self._to(agent)
+                self.at, self.choice = self._to(agent), None
+                self._failed_at.clear()
             try:
                 reply = await self._again(self._sent, self.facts.agents[agent].attempts)
             except AgentError as error:
@@ -140,12 +170,18 @@ class _Asking:
         return request(self.facts, self.job, state=self.state, context=self.context)
 
     async def _again(self, ask: Ask, attempts: int) -> Reply:
-        """Ask, and again while that fails in a way that may pass."""
+        """Ask, and again while that fails in a way that may pass: at once where another endpoint has not been asked
+        yet, else after a pause, and only so often."""
         self.attempt = 1
-        if attempts == 1:
+        most = max(attempts, min(self._endpoints(), ENDPOINTS_TRIED))
+        if most == 1:
             return await self._once(ask)
         again = stamina.retry_context(
-            on=self._may_pass, attempts=attempts, timeout=None, wait_initial=_FIRST_PAUSE, wait_max=_LONGEST_PAUSE
+            on=partial(self._pause, attempts=attempts),
+            attempts=most,
+            timeout=None,
+            wait_initial=_FIRST_PAUSE,
+            wait_max=_LONGEST_PAUSE,
         )
         async for attempt in again:
             with attempt:
@@ -153,11 +189,28 @@ class _Asking:
                 return await self._once(ask)
         raise LookupError(f"{self.job.where!r} may not ask even once")
 
+    def _pause(self, error: Exception, *, attempts: int) -> bool | float:
+        """Return the seconds to wait before the next attempt; True for the usual time, False to give up."""
+        if not isinstance(error, AgentError) or not self._may_pass(error):
+            return False
+        if self.choice is not None and self.choice.fresh > 1:
+            return 0.0
+        if self.attempt >= attempts:
+            return False
+        if error.retry_after is None:
+            return not isinstance(error, NoEndpoint)
+        return error.retry_after if error.retry_after < seconds_left(self.context, math.inf) else False
+
+    def _endpoints(self) -> int:
+        agent = self.at.agent
+        return 1 if self.job.llm else len(self.world.pool.members(agent, self.facts.agents[agent]))
+
     async def _once(self, ask: Ask) -> Reply:
         """Ask once, unless the call is to end or no time is left; note a failure."""
         cancel = self.context.cancel
         if cancel is not None and cancel.is_set():
             raise _ToBeCanceled
+        self._began = time.perf_counter()
         try:
             self.at = replace(self.at, timeout=self._time_left())
             self.tell = Teller(self.say, about_events(self.state, self.job, self.at))
@@ -179,8 +232,29 @@ class _Asking:
         return left
 
     async def _sent(self) -> Reply:
-        self.at = with_input(self.at, self.facts, self.job, self.state)
-        tell = self._told()
+        """Send the message to the endpoint that is to have it; learn from what comes of it."""
+        self.at, self.choice = replace(with_input(self.at, self.facts, self.job, self.state), url=""), None
+        self.choice = choice = self._chosen()
+        self.at = replace(self.at, url=choice.endpoint.url)
+        fair = self.at.timeout >= _FAIR * attempt_seconds(self.facts, self.job, self.at.agent)
+        with self.world.pool.trying(choice, fair=fair) as trial:
+            try:
+                reply = await self._handed_over(self._told())
+            except AgentError:
+                self._failed_at.add(choice.endpoint.public)
+                raise
+            trial.state = reply.task_state
+            return reply
+
+    def _chosen(self) -> Choice:
+        agent, effects = self.at.agent, effects_of(self.context)
+        left = effects.left_at(self.job.where, agent) if effects else None
+        begun: Mapping[str, Any] = self.state.get("remote_tasks", {}).get(self.job.talk_with(agent), {})
+        stay_at = (left and left.url) or begun.get("url")
+        spec, call = self.facts.agents[agent], self.state["incarnation"]
+        return self.world.pool.choose(agent, spec, call, stay_at=stay_at, avoid=self._failed_at)
+
+    async def _handed_over(self, tell: Teller) -> Reply:
         if self.job.effect == "read":
             return await self.world.caller.call(self.at, tell)
         self.write = Write(self.facts, self.world.caller, self.job, self.state, self.context, self.at)
@@ -204,9 +278,11 @@ class _Asking:
         self.tell.begins()
         return self.tell
 
-    def _may_pass(self, error: Exception) -> bool:
+    def _may_pass(self, error: AgentError) -> bool:
         """Tell whether it makes sense, and is safe, to ask the same one once more."""
-        if not isinstance(error, AgentError) or not error.retryable:
+        if not error.retryable or isinstance(error, AgentOff):
+            return False
+        if isinstance(error, NoEndpoint) and self.facts.agents[self.at.agent].fallback:
             return False
         again = self.write is not None and self.write.may_be_sent_again and not isinstance(error, NoTimeLeft)
         return again or self._may_turn_to_another(error)
@@ -218,7 +294,11 @@ class _Asking:
         return self.job.effect == "read" or error.acted is False
 
     def _note(self, kind: str, message: str) -> None:
+        took = round((time.perf_counter() - self._began) * 1000, 3)
         tried: Tried = {"agent": self.at.agent, "attempt": self.attempt, "type": kind, "message": message}
+        tried |= {"url": public_url(self.at.url), "duration_ms": took}
+        if self.choice is not None and self.choice.version is not None:
+            tried["version"] = self.choice.version
         self.failed.append(tried)
 
 

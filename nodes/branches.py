@@ -70,7 +70,7 @@ class BranchesNode:
         began = state.get("branches", {}).get(self._place.name) or now()
         outcome = joined(self._place, answers, began)
         if isinstance(outcome.error, Canceled):  # what earlier stages left open, its branches know nothing of
-            left_open = open_tasks(self._facts, state, self._job, None)
+            left_open = open_tasks(self._facts, self._world.pool, state, self._job, None)
             outcome = replace(outcome, error=await cancel_all(self._world.caller, left_open))
         return self._learned(state, context, outcome, self._forgotten(state, answers, outcome))
 

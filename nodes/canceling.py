@@ -9,8 +9,9 @@ import structlog
 
 from nodes.jobs import Job
 from nodes.ports import AgentCaller, AgentRequest, TaskState
+from nodes.reaching.pool import Pool
 from nodes.remote.errors import AgentError
-from nodes.spec import UNKNOWN, FlowFacts
+from nodes.spec import UNKNOWN, FlowFacts, public_url
 from nodes.state import CallState, RemoteTask, wanted
 
 CANCEL_TIMEOUT = 5.0
@@ -69,11 +70,14 @@ class Canceled(AgentError):
         return bool(self.tasks) and all(task.now == "canceled" for task in self.tasks)
 
 
-def open_tasks(facts: FlowFacts, state: CallState, job: Job, asked: AgentRequest | None) -> list[OpenTask]:
+def open_tasks(
+    facts: FlowFacts, pool: Pool, state: CallState, job: Job, asked: AgentRequest | None
+) -> list[OpenTask]:
     """Return what agents may still have at work for the call; where several are asked at once, for this job.
 
     Args:
         facts: the flow.
+        pool: where its agents answer.
         state: the call.
         job: what is asked.
         asked: what its agent was asked, with the task's id if that is known; None if nobody was.
@@ -81,7 +85,7 @@ def open_tasks(facts: FlowFacts, state: CallState, job: Job, asked: AgentRequest
     at_work = [_at_work(state, job, asked)] if asked else []
     here = {task.talk for task in at_work}
     return at_work + [
-        _left_open(facts, talk, task)
+        _left_open(facts, pool, talk, task)
         for talk, task in state.get("remote_tasks", {}).items()
         if (task.get("task_id") or task.get("unanswered"))
         and task.get("agent", talk) in facts.agents
@@ -93,6 +97,7 @@ def open_tasks(facts: FlowFacts, state: CallState, job: Job, asked: AgentRequest
 def _at_work(state: CallState, job: Job, asked: AgentRequest) -> OpenTask:
     entry: RemoteTask = {"context_id": asked.context_id, "stage": job.where, "intent": wanted(state) or UNKNOWN}
     entry["unanswered"] = asked.message_id
+    entry["url"] = public_url(asked.url)
     if asked.task_id:
         entry["task_id"], entry["works"] = asked.task_id, True
     if not job.alone:
@@ -100,12 +105,12 @@ def _at_work(state: CallState, job: Job, asked: AgentRequest) -> OpenTask:
     return OpenTask(asked, entry, job.effect == "write", job.talk_with(asked.agent))
 
 
-def _left_open(facts: FlowFacts, talk: str, task: RemoteTask) -> OpenTask:
+def _left_open(facts: FlowFacts, pool: Pool, talk: str, task: RemoteTask) -> OpenTask:
     """Return what an earlier turn left open."""
     agent = task.get("agent", talk)
     request = AgentRequest(
         agent=agent,
-        url=facts.agents[agent].url,
+        url=pool.where(agent, facts.agents[agent], task.get("url")),
         text="",
         message_id="",
         context_id=task["context_id"],

@@ -29,6 +29,8 @@ class Job:
     """Its place among those that are asked at once."""
     alone: bool = True
     """Whether nobody else of the run is asked meanwhile."""
+    instead_of: str | None = None
+    """The agent that would be asked if it were not switched off; the fallback is in its place."""
 
     @property
     def talk(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nodes.parts import Folded
 from nodes.ports import Reply, Resolution
+from nodes.reaching.choices import Candidate
 from nodes.remote.errors import AgentError
 from nodes.state import Tried
 
@@ -38,6 +39,10 @@ class Outcome:
     """What a person said came of a write, if it is that which is the outcome."""
     held_by: str | None = None
     """The parked write that has to be settled before this one may be sent."""
+    version: str | None = None
+    """The version of the agent that was asked last."""
+    candidates: tuple[Candidate, ...] = ()
+    """The endpoints that could have been asked, where there were several."""
     again: bool = False
     """Whether it is a write that the caller may ask for again whatever came of it."""
 

@@ -54,7 +54,9 @@ class AskNode:
         state = opened(self._facts, at_its_run(state, self._facts.restarts))
         question = state.get("asked", {}).get(self._place.name)
         if context.cancel is not None and context.cancel.is_set():
-            canceled = await cancel_all(self._world.caller, open_tasks(self._facts, state, self._job, None))
+            canceled = await cancel_all(
+                self._world.caller, open_tasks(self._facts, self._world.pool, state, self._job, None)
+            )
             return self._learned(state, context, Outcome(None, canceled, now(), 0.0))
         if question is None:
             return self._puts(state, context)

@@ -56,6 +56,8 @@ class Effect:
     """How many steps the call had then."""
     run: int
     resolution: Resolution | None = None
+    url: str = ""
+    """The endpoint that it was sent to, without credentials; empty for one written down before version 0.2."""
 
 
 class Effects(Protocol):
@@ -280,6 +282,10 @@ class Guess:
     source: Literal["llm", "triggers", "none"]
     further: Sequence[str] = ()
     """What else the caller wants, in the order of the words, if that was asked for."""
+    confidence: float | None = None
+    """How sure a model says it is, from 0 to 1."""
+    because: Sequence[str] = ()
+    """The triggers that were found, as the flow writes them; where a model gave no answer, why."""
 
 
 class Classifier(Protocol):

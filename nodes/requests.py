@@ -15,21 +15,20 @@ from nodes.state import CallState, said, wanted
 
 
 def request_to(facts: FlowFacts, job: Job, agent: str, state: CallState, context: TurnContext) -> AgentRequest:
-    """Return the message to `agent`, as far as it does not depend on expressions.
+    """Return the message to `agent`, as far as it does not depend on expressions, nor on which endpoint gets it.
 
     It continues a task of that agent that was begun at the same place and waits for the caller. What an earlier turn
     of the same intent left without an answer is asked after, or sent again under the same id.
     """
-    spec = facts.agents[agent]
     job = replace(job, agent=agent)
     task: Mapping[str, Any] = state.get("remote_tasks", {}).get(job.talk, {})
     here = task.get("stage") == job.where
     again = here and task.get("intent") == (wanted(state) or UNKNOWN)
     works = bool(task.get("works"))
-    timeout = seconds_left(context, job.place.stage.timeout or spec.timeout or facts.agent_timeout)
+    timeout = seconds_left(context, attempt_seconds(facts, job, agent))
     return AgentRequest(
         agent=agent,
-        url=spec.url,
+        url="",
         text=said(state),
         message_id=(task.get("unanswered") if again else None) or _message_id(facts, job, state, context),
         context_id=task.get("context_id") or f"{state['incarnation']}-{job.talk}",
@@ -41,6 +40,11 @@ def request_to(facts: FlowFacts, job: Job, agent: str, state: CallState, context
         parts=tuple(state.get("parts") or ()),
         streams=context.streams,
     )
+
+
+def attempt_seconds(facts: FlowFacts, job: Job, agent: str) -> float:
+    """Return how long one attempt at an agent may take, where the turn has the time."""
+    return job.place.stage.timeout or facts.agents[agent].timeout or facts.agent_timeout
 
 
 def request_for_nobody(facts: FlowFacts, job: Job, state: CallState, context: TurnContext) -> AgentRequest:

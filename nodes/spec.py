@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -69,6 +70,7 @@ def public_url(url: str) -> str:
 
 Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0, le=86_400)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+VersionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -78,10 +80,53 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class AgentVersion(Record):
+    """A version of an agent, and how many calls it gets."""
+
+    url: HttpUrl | None = Field(default=None, description="Where it answers.")
+    endpoints: list[HttpUrl] = Field(
+        default_factory=list, max_length=100, description="Where it answers, if that is several places."
+    )
+    weight: float = Field(
+        default=1,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="Its share of the calls, against the weights of the other versions; 0 for none.",
+    )
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it answers."""
+        return self.endpoints or ([self.url] if self.url else [])
+
+
 class Agent(Record):
     """A named remote capability that speaks A2A."""
 
-    url: HttpUrl = Field(description="Where the agent answers; its card lies below it.")
+    url: HttpUrl | None = Field(
+        default=None,
+        description="Where the agent answers; its card lies below it. An agent that says neither this, nor "
+        "`endpoints`, nor `versions`, is reached where instances of it have registered themselves.",
+    )
+    endpoints: list[HttpUrl] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Where the agent answers, if that is several places: the one with the shortest wait is asked.",
+    )
+    versions: dict[VersionName, AgentVersion] = Field(
+        default_factory=dict,
+        max_length=20,
+        description="Versions of the agent, each with where it answers and its share of the calls; a call stays with "
+        "the version that answered it first.",
+    )
+    error_margin: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="By how much the share of errors of a version may exceed that of the others, from 0 to 1, before "
+        "it is turned down: it gets no more calls (never, if left out).",
+    )
     type: Name | None = Field(default=None, description="What kind of agent it is, for workflows that ask by type.")
     timeout: Seconds | None = Field(
         default=None, description="How long one attempt may take (15s unless configured)."
@@ -101,6 +146,18 @@ class Agent(Record):
         description="Whether it acts once on a message however often it gets it (by `messageId`): then a write whose "
         "outcome is not known is sent again; else the agent is asked about it, and in doubt a person decides.",
     )
+
+    @cached_property
+    def endpoints_and_versions(self) -> tuple[tuple[str, str | None], ...]:
+        """Every place where it answers, and of which version what answers there is; None where it has none."""
+        versions = tuple((url, name) for name, version in self.versions.items() for url in version.urls)
+        urls = self.endpoints or ([self.url] if self.url else [])
+        return versions or tuple((url, None) for url in urls)
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """The share of the calls that each version gets; empty if it has no versions."""
+        return {name: version.weight for name, version in self.versions.items()}
 
 
 class Way(Record):

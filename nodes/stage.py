@@ -7,7 +7,7 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from nodes.asking import World, asked
+from nodes.asking import World, asked, unless_off
 from nodes.jobs import fallback_job, job_at
 from nodes.learning import learn, opened
 from nodes.ports import TurnContext
@@ -29,5 +29,6 @@ class StageNode:
         state = opened(self._facts, at_its_run(state, self._facts.restarts))
         place = self._place
         job = job_at(self._facts, place, state) if place else fallback_job(self._facts, state)
+        job = unless_off(self._facts, self._world.pool, job, state, runtime.context)
         request, outcome = await asked(self._facts, self._world, job, state, runtime)
         return learn(self._facts, state, job, request, outcome)

@@ -21,6 +21,16 @@ IntentSource = Literal["declared", "llm", "triggers", "open_task", "kept", "none
 the caller, a request that the call had kept, or nowhere."""
 
 
+class Recognised(TypedDict):
+    """Where an intent came from, and why it is this one."""
+
+    source: IntentSource
+    confidence: NotRequired[float]
+    """How sure the model said it was, from 0 to 1."""
+    because: NotRequired[list[str]]
+    """The triggers that were found, as the flow writes them; where a model gave no answer, why."""
+
+
 Ended = Literal["completed", "canceled", "failed"]
 
 
@@ -37,6 +47,8 @@ class RemoteTask(TypedDict):
     """Whether it was at work."""
     unanswered: NotRequired[str]
     """The id of a write's message of which we do not know whether the agent acted on it."""
+    url: NotRequired[str]
+    """The endpoint that has the task or the message, without credentials; only while one of them is known."""
     agent: NotRequired[str]
     """The agent, where several talks with it may go on at once and the talk has a name of its own."""
 
@@ -74,6 +86,26 @@ class Tried(TypedDict):
     attempt: int
     type: str
     message: str
+    url: NotRequired[str]
+    """The endpoint, without credentials; empty where there was none to ask. Kept since version 0.2, as the next."""
+    version: NotRequired[str]
+    duration_ms: NotRequired[float]
+
+
+class Asked(TypedDict):
+    """An endpoint that could have been asked."""
+
+    url: str
+    version: NotRequired[str]
+    excluded: NotRequired[str]
+    """Why it was not asked (`nodes.reaching.choices.Excluded`)."""
+
+
+class InsteadOf(TypedDict):
+    """The agent that would have been asked."""
+
+    agent: str
+    why: str
 
 
 class Resolved(TypedDict):
@@ -97,6 +129,12 @@ class Step(TypedDict):
     intent_flow_id: int
     intent: str
     intent_source: IntentSource
+    intent_confidence: NotRequired[float]
+    """How sure the model was of it, from 0 to 1, if it said so."""
+    intent_because: NotRequired[list[str]]
+    """The triggers it was recognised by, as the flow writes them; where a model gave no answer, why."""
+    fallback: NotRequired[bool]
+    """Whether the flow's fallback was asked: no stage knows the intent, or who would answer is switched off."""
     input_message: str
     agent: str
     a2a_agent_url: str
@@ -119,6 +157,12 @@ class Step(TypedDict):
     """Which attempt at the agent this is the answer to, where it is not the first."""
     tried: NotRequired[list[Tried]]
     """The attempts that failed before."""
+    agent_version: NotRequired[str]
+    """The version of the agent that was asked."""
+    candidates: NotRequired[list[Asked]]
+    """The endpoints that could have been asked, where there were several, or one was left out."""
+    instead_of: NotRequired[InsteadOf]
+    """The agent that would have answered, had it not been switched off; the flow's fallback answered."""
     requests: NotRequired[list[str]]
     """The intents of the requests that wait, after this step."""
     artifacts: NotRequired[str]
@@ -235,7 +279,8 @@ class CallState(TypedDict, total=False):
     """The steps made in the last super-step; the trail is kept beside the state (or is the state's history)."""
     input_message: Annotated[str, EphemeralValue(str, guard=False)]
     intent: Annotated[str | None, EphemeralValue(str, guard=False)]
-    intent_source: Annotated[IntentSource, EphemeralValue(str, guard=False)]
+    intent_source: Annotated[IntentSource | Recognised, EphemeralValue(str, guard=False)]
+    """One channel for all of it: each costs time in every turn."""
     metadata: Annotated[dict[str, Any], EphemeralValue(dict, guard=False)]
     """What the client adds for the agents."""
     parts: Annotated[list[Part], EphemeralValue(list, guard=False)]

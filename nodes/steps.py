@@ -9,9 +9,10 @@ from nodes.moving import CannotGoOn, Move
 from nodes.outcome import FAILED, Outcome
 from nodes.parts import Folded, unfold
 from nodes.ports import AgentRequest, FilePart, Reply, Resolution
+from nodes.reaching.choices import Candidate
 from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN, public_url
-from nodes.state import CallState, Ended, IntentSource, Resolved, Step, wanted
+from nodes.state import Asked, CallState, Ended, Recognised, Resolved, Step, wanted
 from nodes.telling import artifacts_of
 
 
@@ -26,7 +27,6 @@ def step_of(
     ended: Ended | None,
 ) -> Step:
     """Return the record; `next_flow_id` is None where the run is complete with it."""
-    source: IntentSource = state.get("intent_source") or ("declared" if wanted(state) else "none")
     agent, url = request.agent, request.url
     if isinstance(outcome.error, Canceled):
         agent, url = outcome.error.agent, outcome.error.url
@@ -35,7 +35,7 @@ def step_of(
         "stage": job.place.name,
         "intent_flow_id": job.place.id,
         "intent": wanted(state) or UNKNOWN,
-        "intent_source": source,
+        "intent_source": _recognised(state)["source"],
         "input_message": request.text,
         "agent": agent,
         "a2a_agent_url": public_url(url),
@@ -78,6 +78,11 @@ def unsettled(state: CallState, job: Job, request: AgentRequest, error: AgentErr
     return job.effect == "write" and (error.acted is None or sent_before)
 
 
+def _recognised(state: CallState) -> Recognised:
+    source = state.get("intent_source") or ("declared" if wanted(state) else "none")
+    return {"source": source} if isinstance(source, str) else source
+
+
 def _wrong(move: Move) -> dict[str, Any]:
     if not move.wrong:
         return {}
@@ -88,6 +93,13 @@ def _with_the_rest(
     step: Step, state: CallState, job: Job, request: AgentRequest, outcome: Outcome, ended: Ended | None
 ) -> Step:
     """Add what only some steps have."""
+    recognised = _recognised(state)
+    if "confidence" in recognised:
+        step["intent_confidence"] = recognised["confidence"]
+    if "because" in recognised:
+        step["intent_because"] = recognised["because"]
+    if job.is_fallback:
+        step["fallback"] = True
     if state.get("flow"):
         step["flow"] = state["flow"]
     if ended:
@@ -104,6 +116,12 @@ def _with_the_rest(
         step["attempt"] = outcome.attempt
     if outcome.tried:
         step["tried"] = list(outcome.tried)
+    if outcome.version is not None:
+        step["agent_version"] = outcome.version
+    if outcome.candidates:
+        step["candidates"] = [_told(candidate) for candidate in outcome.candidates]
+    if job.instead_of is not None:
+        step["instead_of"] = {"agent": job.instead_of, "why": "off"}
     if outcome.parked:
         step["parked"] = outcome.parked
     if outcome.held_by:
@@ -111,6 +129,15 @@ def _with_the_rest(
     if outcome.resolution:
         step["resolution"] = told_of(outcome.resolution)
     return _where_at_once(step, job, request)
+
+
+def _told(candidate: Candidate) -> Asked:
+    told: Asked = {"url": candidate.url}
+    if candidate.version is not None:
+        told["version"] = candidate.version
+    if candidate.excluded is not None:
+        told["excluded"] = candidate.excluded
+    return told
 
 
 def _where_at_once(step: Step, job: Job, request: AgentRequest) -> Step:

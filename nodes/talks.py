@@ -7,7 +7,7 @@ from nodes.jobs import ALL, MODEL, PERSON, Job
 from nodes.outcome import WAITS, Outcome
 from nodes.ports import AgentRequest, Reply
 from nodes.remote.errors import AgentError, TimedOut
-from nodes.spec import UNKNOWN
+from nodes.spec import UNKNOWN, public_url
 from nodes.state import CallState, RemoteTask, wanted
 from nodes.steps import unsettled
 
@@ -22,18 +22,19 @@ def talks_after(state: CallState, job: Job, request: AgentRequest, outcome: Outc
     if not job.alone:
         begun["agent"] = request.agent
     talk = job.talk_with(request.agent)
+    there = public_url(request.url)
     if outcome.reply is not None:
-        return {talk: _after_reply(begun, job, outcome.reply)}
+        return {talk: _after_reply(begun, job, outcome.reply, there)}
     if outcome.error is not None:
         return {talk: _after_error(state, begun, job, request, outcome.error)}
     return {}
 
 
-def _after_reply(begun: RemoteTask, job: Job, reply: Reply) -> RemoteTask | None:
+def _after_reply(begun: RemoteTask, job: Job, reply: Reply, there: str) -> RemoteTask | None:
     """Keep the agent's context, and its task while that waits for the caller; of many at once only the latter."""
     context_id = reply.context_id or begun["context_id"]
     if reply.task_state in WAITS and reply.task_id:
-        return {**begun, "context_id": context_id, "task_id": reply.task_id}
+        return {**begun, "context_id": context_id, "task_id": reply.task_id, "url": there}
     return {"context_id": context_id} if job.alone else None
 
 
@@ -51,6 +52,8 @@ def _after_error(
         kept |= {"task_id": request.task_id, "works": request.task_works}
     if unsettled(state, job, request, error):
         kept["unanswered"] = request.message_id
+    if request.url and ("task_id" in kept or "unanswered" in kept):
+        kept["url"] = public_url(request.url)
     return cast(RemoteTask, kept)
 
 

@@ -16,7 +16,7 @@ from nodes.jobs import Job
 from nodes.outcome import now
 from nodes.ports import AgentCaller, AgentRequest, Effect, Effects, Reply, Resolution, Tell, TurnContext
 from nodes.remote.errors import AgentError, TimedOut
-from nodes.spec import UNKNOWN, FlowFacts
+from nodes.spec import UNKNOWN, FlowFacts, public_url
 from nodes.state import CallState, wanted
 
 log = structlog.get_logger()
@@ -228,6 +228,7 @@ class Write:
             sent_at=now(),
             after=self.state.get("step_count", 0),
             run=self.state.get("run", 1),
+            url=public_url(request.url),
         )
 
 

@@ -34,9 +34,8 @@ def note(state: Mapping[str, Any], record: Record, version: Version | None) -> d
         version: the flow version that the call is on; None if it is gone.
     """
     effect, job = record.effect, _job(record, version)
-    url = version.flow.agents[effect.agent].url if version and effect.agent in version.flow.agents else ""
     said = record.said.get("input_message", "")
-    request = AgentRequest(effect.agent, url, said, effect.message_id, effect.context_id, None, 0.0)
+    request = AgentRequest(effect.agent, effect.url, said, effect.message_id, effect.context_id, None, 0.0)
     here: Any = {**state, "intent": effect.intent, "intent_source": "declared"}
     here.setdefault("run", effect.run)
     stays_at = None if state.get("is_complete") else state.get("current_flow_id", job.place.id)

@@ -13,6 +13,7 @@ from graph.store.effects import Record
 from graph.store.errors import Busy, OutcomeUnknown, StoreError, StoreUnavailable
 from graph.store.names import decode
 from nodes.ports import AgentCaller
+from nodes.reaching.pool import Pool
 from server.flows import Flows
 from server.turns import Turns
 
@@ -30,13 +31,13 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def keeping_on(
-    turns: Turns, flows: Flows, calls: Calls, caller: AgentCaller, tenant: str
+    turns: Turns, flows: Flows, calls: Calls, caller: AgentCaller, pool: Pool, tenant: str
 ) -> AsyncIterator[None]:
     """Go on with turns whose process died, ask agents again about writes that are parked, and keep the versions of
     the flows, while the context is open."""
     tasks = [
         asyncio.create_task(_Resuming(turns, calls, tenant).keep_looking()),
-        asyncio.create_task(_AskingAgain(turns, caller).keep_asking()),
+        asyncio.create_task(_AskingAgain(turns, caller, pool).keep_asking()),
         asyncio.create_task(_keep_versions(flows)),
     ]
     try:
@@ -82,9 +83,10 @@ class _Resuming:
 class _AskingAgain:
     """Asks agents about parked writes that they could not be asked about, or knew nothing of, seldom and seldomer."""
 
-    def __init__(self, turns: Turns, caller: AgentCaller) -> None:
+    def __init__(self, turns: Turns, caller: AgentCaller, pool: Pool) -> None:
         self._turns = turns
         self._caller = caller
+        self._pool = pool
         self._pauses: dict[str, float] = {}
         self._next: dict[str, float] = {}
 
@@ -111,7 +113,7 @@ class _AskingAgain:
 
     async def _ask_one(self, record: Record) -> None:
         try:
-            if await self._turns.ask_again(record, self._caller):
+            if await self._turns.ask_again(record, self._caller, self._pool):
                 log.info("parked write settled by its agent", parked=record.parked, agent=record.effect.agent)
         except StoreUnavailable:
             raise

@@ -20,6 +20,7 @@ from graph.routing import Routes
 from graph.store.opening import Store, open_store
 from nodes.classify import ModelClassifier
 from nodes.models import OpenAIModel
+from nodes.reaching.pool import Pool
 from nodes.remote import Caller, open_client
 from server.a2a.notifying import Notifier
 from server.a2a.push import CallPushConfigs
@@ -48,6 +49,7 @@ class Runtime:
     turns: Turns
     push_configs: CallPushConfigs
     push_guard: PushGuard
+    pool: Pool
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service stops: what streams ends."""
 
@@ -88,7 +90,8 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
         )
         idle = max(IDLE_SECONDS, settings.execution_ttl_seconds)  # so that what has ended can be told of
         caller = await stack.enter_async_context(Caller(open_client(), max_reply_bytes=settings.max_reply_bytes))
-        build = await _build(settings, store, caller, stack)
+        pool = Pool()
+        build = await _build(settings, store, caller, pool, stack)
         flows = Flows(store, build, tenant=settings.tenant, env=known, files=files, idle=idle)
         await flows.open(found)
         flows.current().build_now()
@@ -108,11 +111,13 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
         if settings.archive_dir is not None:
             await stack.enter_async_context(archiving(store.calls, settings.tenant))
         await stack.enter_async_context(turns)
-        await stack.enter_async_context(keeping_on(turns, flows, store.calls, caller, settings.tenant))
-        yield Runtime(settings, flows, store, turns, push_configs, guard)
+        await stack.enter_async_context(keeping_on(turns, flows, store.calls, caller, pool, settings.tenant))
+        yield Runtime(settings, flows, store, turns, push_configs, guard, pool)
 
 
-async def _build(settings: Settings, store: Store, caller: Caller, stack: AsyncExitStack) -> Build:
+async def _build(
+    settings: Settings, store: Store, caller: Caller, pool: Pool, stack: AsyncExitStack
+) -> Build:
     """Return what compiles a flow: all of them share one way to the agents."""
     classifier = await _chosen(choose_classifier, settings, stack)
     model = await _chosen(choose_model, settings, stack)
@@ -124,6 +129,7 @@ async def _build(settings: Settings, store: Store, caller: Caller, stack: AsyncE
             caller=caller,
             classifier=classifier,
             model=model,
+            pool=pool,
             checkpointer=store.saver,
             agent_timeout=settings.agent_timeout_seconds,
             classifier_timeout=settings.classifier_timeout_seconds,

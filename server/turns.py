@@ -23,6 +23,7 @@ from graph.store.errors import Busy, OutcomeUnknown, StoreError
 from graph.store.events import Events
 from graph.store.names import thread_name
 from nodes.ports import AgentCaller, AgentRequest, Resolution
+from nodes.reaching.pool import Pool
 from nodes.remote.errors import AgentError
 from nodes.spec import UNKNOWN
 from server.beginning import Beginner, left_turn, times_resumed
@@ -362,15 +363,16 @@ class Turns:
         if started is not None:
             await asyncio.wait({started.taking}, timeout=self._turn_timeout)
 
-    async def ask_again(self, record: Record, caller: AgentCaller) -> bool:
+    async def ask_again(self, record: Record, caller: AgentCaller, pool: Pool) -> bool:
         """Ask the agent of a parked write what became of it, and settle that if it says so; tell whether it did."""
         effect, parked = record.effect, record.parked or ""
         flow = await self._flows.find(record.said.get("flow"))
         agent = flow.flow.agents.get(effect.agent)
-        if agent is None:
+        url = pool.where(effect.agent, agent, effect.url) if agent else ""
+        if not url:
             return False
         request = AgentRequest(
-            effect.agent, agent.url, "", effect.message_id, effect.context_id, effect.task_id, _ASKING_SECONDS
+            effect.agent, url, "", effect.message_id, effect.context_id, effect.task_id, _ASKING_SECONDS
         )
         try:
             reply = await caller.find(request)

@@ -132,7 +132,7 @@ def _translated(workflow: Workflow, name: str, files: Sequence[str], made_from: 
         raise FlowError([Problem(name, 1, TOO_LARGE)])
     flows = [read_document(text).value for text in files]
     families: list[Family] = [DEFAULT_AGENTS, *(flow.get("agents", {}) for flow in flows)]
-    writers = {address for flow in flows for address in writers_in(flow)}
+    writers = {mark for flow in flows for mark in writers_in(flow)}
     return f"{_ABOVE}{told}\n{written(translate(workflow, name, families, writers))}"
 
 

@@ -140,7 +140,7 @@ def test_the_extended_card_shows_the_flow_but_no_address_of_an_agent(flow: Flow)
     assert extension["params"]["digest"] == flow.digest
     assert [stage["name"] for stage in extension["params"]["stages"]] == list(flow.stages)
     assert extension["params"]["stages"][3]["intents"]["process_refund"] == "refund"
-    assert not [agent.url for agent in flow.agents.values() if agent.url in str(card)]
+    assert not [agent.url for agent in flow.agents.values() if str(agent.url) in str(card)]
     assert is_1_0(card)
 
 

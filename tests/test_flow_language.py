@@ -155,7 +155,10 @@ WRONG_SHAPES = {
         "flow, version, about, waits_for, restarts, while_busy, turn_timeout, agents, inputs, stages, anywhere, "
         "gates, fallback, triggers",
     ),
-    "a missing key": (changed('{url: "http://desk:1"}', "{}"), "small.yaml:4: 'agents.desk.url' is missing; add it"),
+    "a missing key": (
+        changed("    agent: night\n", "    agent: night\n    repeat: {at_most: 2}\n"),
+        "small.yaml:11: 'stages.work.repeat.until' is missing; add it",
+    ),
     "a missing name": (changed("flow: small\n", ""), "small.yaml:1: 'flow' is missing; add it"),
     "a key written twice": (
         changed("fallback: desk", "fallback: desk\nwaits_for: nothing"),

@@ -25,13 +25,20 @@ DEFAULT_AGENTS: Family = {
 
 
 def writers_in(flow: Mapping[str, Any]) -> set[str]:
-    """Return the addresses of the agents that a flow's file asks to write, as it says them."""
+    """Return what tells the agents that a flow's file asks to write (`marks_of`)."""
     writing = [stage for stage in flow.get("stages", {}).values() if stage.get("effect") == "write"]
     names: set[str] = set()
     for stage in writing:
         names |= {*stage.get("intents", {}).values(), stage.get("agent"), stage.get("map", {}).get("agent")}
         names |= {branch.get("agent") for branch in stage.get("parallel", {}).values()}
-    return {agent["url"] for name, agent in flow.get("agents", {}).items() if name in names}
+    return {mark for name, agent in flow.get("agents", {}).items() if name in names for mark in marks_of(agent)}
+
+
+def marks_of(agent: AgentDocument) -> set[str]:
+    """Return what tells that two files mean the same agent: its addresses, as they say them, or else its type."""
+    places = [agent, *agent.get("versions", {}).values()]
+    urls = {url for place in places for url in (place.get("url"), *place.get("endpoints", ())) if url}
+    return urls or {f"type {agent.get('type')}"}
 
 
 class NoSuchAgent(LookupError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from graph.workflows.agents import Family, NoSuchAgent, Staff
+from graph.workflows.agents import Family, NoSuchAgent, Staff, marks_of
 from graph.workflows.conditions import quoted
 from graph.workflows.document import Workflow, WorkflowStep
 from graph.workflows.order import Circle, Order, Work, order_of
@@ -51,7 +51,7 @@ def translate(
         workflow: the document.
         flow: the flow's name.
         families: the agents that there are, those that count most first.
-        writers: the addresses of those that write in other flows: they do in this one, unless a step says otherwise.
+        writers: what tells those that write in other flows: they do in this one, unless a step says otherwise.
 
     Raises:
         Untranslatable: with everything found wrong.
@@ -82,7 +82,7 @@ def written(flow: Mapping[str, Any]) -> str:
 
 def _stage(step: WorkflowStep, words: Vocabulary, order: Order, staff: Staff, writers: Set[str]) -> dict[str, Any]:
     agent = staff.hire(step.agent_type, step.attempts)
-    effect = step.effect or ("write" if staff.hired[agent]["url"] in writers else "read")
+    effect = step.effect or ("write" if marks_of(staff.hired[agent]) & writers else "read")
     stage: dict[str, Any] = {
         "about": step.description,
         "agent": agent,

@@ -9,11 +9,13 @@ class AgentError(Exception):
         kind: a stable name for machines.
         retryable: whether the same message may succeed later.
         acted: False if the agent certainly did not act on the message, None if that is not known.
+        retry_after: seconds for which the agent asked to be left alone; None if it did not.
     """
 
     kind: str = "agent_error"
     retryable: bool = True
     acted: bool | None = None
+    retry_after: float | None = None
 
     def __init__(self, agent: str, message: str) -> None:
         super().__init__(message)
@@ -80,9 +82,10 @@ class HttpFailed(AgentError):
 
     kind = "http_error"
 
-    def __init__(self, agent: str, status: int) -> None:
+    def __init__(self, agent: str, status: int, retry_after: float | None = None) -> None:
         super().__init__(agent, f"agent {agent!r} answered HTTP {status}")
         self.status = status
+        self.retry_after = retry_after
         self.retryable = status >= 500 or status in (408, 429)
         self.acted = None if status >= 500 or status == 408 else False
 

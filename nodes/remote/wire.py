@@ -9,6 +9,7 @@ import uuid
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -32,6 +33,7 @@ _HEADERS = {"content-type": "application/json", "accept": "application/json", "a
 _EVENTS = "text/event-stream"
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _COMPRESSED = ("gzip", "x-gzip", "deflate")
+_LONGEST_NUMBER = 9
 
 
 async def send(
@@ -52,8 +54,8 @@ async def send(
         AgentError: for every way in which that can fail.
     """
     request_id, headers, body = _written(agent, dialect, method, params, traceparent)
-    status, content = await exchange(client, agent, "POST", url, headers, body, max_bytes, leave_by)
-    return _result(agent, request_id, status, content)
+    async with _answer(client, agent, "POST", url, headers, body, leave_by) as response:
+        return _result(agent, request_id, response, await _read(agent, response, max_bytes))
 
 
 async def stream(
@@ -83,9 +85,9 @@ async def stream(
             events = sse.Events()
             async for piece in _pieces(agent, response, max_bytes):
                 for data in events.feed(piece):
-                    yield _result(agent, request_id, 200, data)
+                    yield _result(agent, request_id, response, data)
         else:
-            yield _result(agent, request_id, response.status_code, await _read(agent, response, max_bytes))
+            yield _result(agent, request_id, response, await _read(agent, response, max_bytes))
 
 
 async def exchange(
@@ -234,16 +236,15 @@ def _translated(agent: str, error: Exception) -> AgentError:
     return Disconnected(agent, f"the connection to agent {agent!r} broke before its answer was complete")
 
 
-def _result(agent: str, request_id: str, status: int, content: bytes) -> Any:
+def _result(agent: str, request_id: str, response: httpx.Response, content: bytes) -> Any:
+    failed_http = None if response.status_code == 200 else _http_failed(agent, response)
     try:
         envelope = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        if status != 200:
-            raise HttpFailed(agent, status) from error
-        raise BadReply(agent, "its body is not JSON") from error
+        raise failed_http or BadReply(agent, "its body is not JSON") from error
     if not isinstance(envelope, dict) or envelope.get("jsonrpc") != "2.0":
-        if status != 200:
-            raise HttpFailed(agent, status)
+        if failed_http:
+            raise failed_http
         raise BadReply(agent, "its body is not a JSON-RPC response")
     failed = isinstance(envelope.get("error"), dict)
     # An agent that could not read the request does not know its id (JSON-RPC 2.0, section 5).
@@ -251,11 +252,25 @@ def _result(agent: str, request_id: str, status: int, content: bytes) -> Any:
         raise BadReply(agent, "it answers another request's id")
     if failed:
         raise _rpc_failed(agent, envelope["error"])
-    if status != 200:
-        raise HttpFailed(agent, status)
+    if failed_http:
+        raise failed_http
     if "result" not in envelope:
         raise BadReply(agent, "it holds neither a result nor an error")
     return envelope["result"]
+
+
+def _http_failed(agent: str, response: httpx.Response) -> HttpFailed:
+    return HttpFailed(agent, response.status_code, _seconds(response.headers.get("retry-after", "")))
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Read a `Retry-After`, which is a number of seconds or a date; None for anything else."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after[:_LONGEST_NUMBER])
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _built(

@@ -1,0 +1,1 @@
+"""Choosing and reaching an endpoint of an agent."""
