@@ -15,7 +15,7 @@ from graph.draw import mermaid, png
 from graph.flow import Flow, Gate
 from graph.loader import FlowError, parse_flow
 from nodes.models import OpenAIModel
-from nodes.spec import Agent, Ask, Branch, Llm, Map, Repeat, Stage, Way
+from nodes.spec import Agent, AgentVersion, Ask, Branch, Llm, Map, Repeat, Stage, Way
 from tests.openai_server import model_server, says
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def test_every_flow_that_is_shown_says_how_it_is_tested() -> None:
 
 def test_every_key_of_the_language_is_shown() -> None:
     shown = "\n".join(block for _, _, block in SHOWN)
-    models = (Flow, Gate, Agent, Stage, Way, Repeat, Branch, Map, Llm, Ask)
+    models = (Flow, Gate, Agent, AgentVersion, Stage, Way, Repeat, Branch, Map, Llm, Ask)
     keys = {field.alias or name for model in models for name, field in model.model_fields.items()}
 
     assert {key for key in keys if not re.search(rf"\b{key}:", shown)} == set()
