@@ -5,7 +5,7 @@ What is asked is `nodes.requests`' work, what comes of the answer `nodes.learnin
 
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,11 +16,12 @@ from langgraph.runtime import Runtime
 
 from nodes.canceling import cancel_all, open_tasks, unless
 from nodes.deadline import seconds_left, timed
-from nodes.jobs import Job, fallback_job
+from nodes.fallbacks import in_turn
+from nodes.jobs import Job
 from nodes.models import answer_of
 from nodes.moving import CannotGoOn
 from nodes.outcome import Outcome, now
-from nodes.ports import AgentCaller, AgentRequest, Model, Reply, Resolution, TurnContext
+from nodes.ports import AgentCaller, AgentRequest, Effect, Model, Reply, Resolution, TurnContext
 from nodes.reaching.choices import AgentOff, Choice, NoEndpoint
 from nodes.reaching.pool import Pool
 from nodes.remote.errors import AgentError, NoTimeLeft, TimedOut
@@ -81,19 +82,6 @@ async def asked(
         outcome = replace(outcome, parked=write.parked, held_by=write.held_by, resolution=resolution)
         outcome = replace(outcome, again=write.may_be_said_again)
     return asking.at, replace(outcome, stays=bool(outcome.parked or outcome.held_by))
-
-
-def unless_off(facts: FlowFacts, pool: Pool, job: Job, state: CallState, context: TurnContext | None) -> Job:
-    """Return the job; or, if its agent and all that stand in for it are switched off, what the flow's fallback is
-    asked in its place. A write that was sent and never answered is asked after nevertheless."""
-    if job.llm or job.is_fallback or facts.fallback is None or not job.alone or not facts.waits:
-        return job
-    chain = list(_in_turn(facts, job.agent))
-    effects = effects_of(context or TurnContext())
-    left = effects and any(effects.left_at(job.where, agent) for agent in chain)
-    if left or not all(pool.off(agent) for agent in chain) or pool.off(facts.fallback):
-        return job
-    return replace(fallback_job(facts, state), instead_of=job.agent)
 
 
 class _ToBeCanceled(Exception):
@@ -161,7 +149,7 @@ class _Asking:
 
     def _from_where_it_was_left(self) -> list[str]:
         """Return those to ask in turn; not again those before one that was sent a write and never answered."""
-        chain, effects = list(_in_turn(self.facts, self.job.agent)), effects_of(self.context)
+        chain, effects = list(in_turn(self.facts, self.job.agent)), effects_of(self.context)
         left = effects and next((agent for agent in chain if effects.left_at(self.job.where, agent)), None)
         return chain[chain.index(left) :] if left else chain
 
@@ -193,7 +181,7 @@ class _Asking:
         """Return the seconds to wait before the next attempt; True for the usual time, False to give up."""
         if not isinstance(error, AgentError) or not self._may_pass(error):
             return False
-        if self.choice is not None and self.choice.fresh > 1:
+        if self.choice is not None and self.choice.fresh > 1 and self._may_turn_elsewhere(error):
             return 0.0
         if self.attempt >= attempts:
             return False
@@ -234,30 +222,55 @@ class _Asking:
     async def _sent(self) -> Reply:
         """Send the message to the endpoint that is to have it; learn from what comes of it."""
         self.at, self.choice = replace(with_input(self.at, self.facts, self.job, self.state), url=""), None
-        self.choice = choice = self._chosen()
+        try:
+            self.choice = choice = self._chosen()
+        except (AgentOff, NoEndpoint) as error:
+            return await self._asked_after(error)
         self.at = replace(self.at, url=choice.endpoint.url)
         fair = self.at.timeout >= _FAIR * attempt_seconds(self.facts, self.job, self.at.agent)
         with self.world.pool.trying(choice, fair=fair) as trial:
             try:
                 reply = await self._handed_over(self._told())
-            except AgentError:
-                self._failed_at.add(choice.endpoint.public)
+            except AgentError as error:
+                if self._may_turn_elsewhere(error):
+                    self._failed_at.add(choice.endpoint.public)
                 raise
             trial.state = reply.task_state
             return reply
 
-    def _chosen(self) -> Choice:
-        agent, effects = self.at.agent, effects_of(self.context)
-        left = effects.left_at(self.job.where, agent) if effects else None
-        begun: Mapping[str, Any] = self.state.get("remote_tasks", {}).get(self.job.talk_with(agent), {})
-        stay_at = (left and left.url) or begun.get("url")
-        spec, call = self.facts.agents[agent], self.state["incarnation"]
-        return self.world.pool.choose(agent, spec, call, stay_at=stay_at, avoid=self._failed_at)
+    async def _asked_after(self, error: AgentError) -> Reply:
+        """Ask what came of a write that was sent before, although nothing may be sent now; raise why otherwise."""
+        left = self._left()
+        if left is None:
+            raise error
+        agent = self.at.agent
+        self.at = replace(self.at, url=self.world.pool.where(agent, self.facts.agents[agent], left.url))
+        return await self._handed_over(self._told(), closed=error)
 
-    async def _handed_over(self, tell: Teller) -> Reply:
+    def _chosen(self) -> Choice:
+        agent = self.at.agent
+        spec, call = self.facts.agents[agent], self.state["incarnation"]
+        return self.world.pool.choose(agent, spec, call, stay_at=self._under_way_at(), avoid=self._failed_at)
+
+    def _left(self) -> Effect | None:
+        effects = effects_of(self.context)
+        return effects.left_at(self.job.where, self.at.agent) if effects else None
+
+    def _under_way_at(self) -> str | None:
+        """Return the endpoint that has the task which waits for the caller, or the write that was never answered."""
+        left, talks = self._left(), self.state.get("remote_tasks", {})
+        begun: Mapping[str, Any] = talks.get(self.job.talk_with(self.at.agent), {})
+        return (left and left.url) or begun.get("url")
+
+    def _may_turn_elsewhere(self, error: AgentError) -> bool:
+        """Tell whether another endpoint may be asked: not what only the one that failed knows of, if it is there."""
+        here = self.choice is not None and self.choice.endpoint.public == self._under_way_at()
+        return not here or error.acted is False
+
+    async def _handed_over(self, tell: Teller, *, closed: AgentError | None = None) -> Reply:
         if self.job.effect == "read":
             return await self.world.caller.call(self.at, tell)
-        self.write = Write(self.facts, self.world.caller, self.job, self.state, self.context, self.at)
+        self.write = Write(self.facts, self.world.caller, self.job, self.state, self.context, self.at, closed)
         self.at = self.write.request
         try:
             return await self.write.answer(tell)
@@ -300,14 +313,6 @@ class _Asking:
         if self.choice is not None and self.choice.version is not None:
             tried["version"] = self.choice.version
         self.failed.append(tried)
-
-
-def _in_turn(facts: FlowFacts, agent: str) -> Iterator[str]:
-    """Yield the agent, its fallback, that one's, and so on; checked to end when the flow is read."""
-    name: str | None = agent
-    while name is not None:
-        yield name
-        name = facts.agents[name].fallback
 
 
 def about_events(state: CallState, job: Job, request: AgentRequest) -> dict[str, Any]:

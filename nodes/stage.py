@@ -7,7 +7,8 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from nodes.asking import World, asked, unless_off
+from nodes.asking import World, asked
+from nodes.fallbacks import unless_off
 from nodes.jobs import fallback_job, job_at
 from nodes.learning import learn, opened
 from nodes.ports import TurnContext

@@ -1,6 +1,7 @@
 """What the call remembers of its talks with agents: contexts, tasks that wait, messages without an answer. Pure."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from nodes.canceling import Canceled, OpenTask
 from nodes.jobs import ALL, MODEL, PERSON, Job
@@ -52,8 +53,9 @@ def _after_error(
         kept |= {"task_id": request.task_id, "works": request.task_works}
     if unsettled(state, job, request, error):
         kept["unanswered"] = request.message_id
-    if request.url and ("task_id" in kept or "unanswered" in kept):
-        kept["url"] = public_url(request.url)
+    if "task_id" in kept or "unanswered" in kept:
+        before: Mapping[str, Any] = state.get("remote_tasks", {}).get(job.talk_with(request.agent), {})
+        kept["url"] = public_url(request.url) or before.get("url", "")
     return cast(RemoteTask, kept)
 
 

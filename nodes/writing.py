@@ -50,6 +50,7 @@ class Write:
 
     Attributes:
         request: the message; what was sent before goes by the id that it had then.
+        closed: why nothing may be sent now, so that it can only be asked what was sent before.
         parked: by which name it is settled later, if nobody can know what came of it.
         resolution: what a person said came of it.
         held_by: the parked write that has to be settled before this one may leave.
@@ -61,6 +62,7 @@ class Write:
     state: CallState
     context: TurnContext
     request: AgentRequest
+    closed: AgentError | None = None
     parked: str | None = None
     resolution: Resolution | None = None
     held_by: str | None = None
@@ -103,6 +105,8 @@ class Write:
             if not self.may_be_sent_again and self._keeps_records:
                 self._park()
                 raise OutcomeNotKnown(self.request.agent)
+        if self.closed is not None:
+            return await self._after(self._of_every_time(self.closed))
         return await self._sent(tell)
 
     async def _must_be_known(self) -> None:

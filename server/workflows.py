@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from graph.document import LARGEST, TOO_LARGE, read_document
@@ -17,6 +18,7 @@ from graph.loader import FlowError, Problem
 from graph.store.versions import Versions
 from graph.workflows import DEFAULT_AGENTS, Family, Untranslatable, Workflow, slug, translate, writers_in, written
 from nodes.outcome import now
+from nodes.reaching.pool import Pool
 from server.flows import Flows, Version
 from server.problems import BadInput, FlowNotFound, WorkflowNotFound
 
@@ -60,12 +62,14 @@ class Workflows:
 
     Args:
         flows: the flows of the service.
+        pool: the instances of agents that have registered themselves.
         versions: where flows made at run time are kept.
         tenant: whose workflows these are.
     """
 
-    def __init__(self, flows: Flows, versions: Versions, tenant: str) -> None:
+    def __init__(self, flows: Flows, pool: Pool, versions: Versions, tenant: str) -> None:
         self._flows = flows
+        self._pool = pool
         self._versions = versions
         self._tenant = tenant
 
@@ -81,7 +85,9 @@ class Workflows:
         try:
             made_from = {"created_at": created_at, "document": sent}
             # A long document takes seconds, in which nobody else is to wait.
-            text = await asyncio.to_thread(_translated, workflow, name, self._agents_said(), made_from)
+            text = await asyncio.to_thread(
+                _translated, workflow, name, known_agents(self._flows, self._pool), made_from
+            )
             # What the client wrote cannot name a variable: `translate` has made `${` of it `$${`.
             version = await self._flows.add(text, f"workflow {workflow.name!r}", fills=True)
         except Untranslatable as error:
@@ -89,6 +95,9 @@ class Workflows:
         except FlowError as error:
             raise BadInput([_field_error(("steps",), problem.message) for problem in error.problems]) from error
         return KeptWorkflow(name, version.flow.digest, created_at, sent)
+
+    def _translated(self, workflow: Workflow, name: str, made_from: Mapping[str, Any]) -> str:
+        return _translated(workflow, name, known_agents(self._flows, self._pool), made_from)
 
     async def find(self, workflow_id: str) -> tuple[KeptWorkflow, Version]:
         """Return a workflow and its flow.
@@ -120,20 +129,39 @@ class Workflows:
         if not is_workflow(workflow_id) or not await self._flows.remove(workflow_id):
             raise _not_found(workflow_id)
 
-    def _agents_said(self) -> list[str]:
-        """Return the files that say which agents there are: their addresses may hold what nobody is to read."""
-        return [text for name in self._flows.names() if (text := self._flows.current(name).text)]
+
+@dataclass(frozen=True, slots=True)
+class KnownAgents:
+    """The agents that work can be given to."""
+
+    families: Sequence[Family]
+    """Those that count most first."""
+    writers: frozenset[str]
+    """What tells those that write."""
 
 
-def _translated(workflow: Workflow, name: str, files: Sequence[str], made_from: Mapping[str, Any]) -> str:
+def known_agents(flows: Flows, pool: Pool) -> KnownAgents:
+    """Return the agents of the flows that are served, and those that have registered themselves."""
+    texts = tuple(text for name in flows.names() if (text := flows.current(name).text))
+    known = _agents_in(texts)
+    registered = {one.agent_type: {"type": one.agent_type} for one in pool.news.registered}
+    return KnownAgents([*known.families, registered], known.writers)
+
+
+@lru_cache(maxsize=4)
+def _agents_in(texts: Sequence[str]) -> KnownAgents:
+    """Return the agents that files say; their addresses may hold what nobody is to read, so they stay as written."""
+    flows = [read_document(text).value for text in texts]
+    families = [DEFAULT_AGENTS, *(flow.get("agents", {}) for flow in flows)]
+    return KnownAgents(families, frozenset(mark for flow in flows for mark in writers_in(flow)))
+
+
+def _translated(workflow: Workflow, name: str, agents: KnownAgents, made_from: Mapping[str, Any]) -> str:
     # ASCII: it may hold no sign that YAML takes for a line end
     told = json.dumps(made_from).replace("\x7f", "\\u007f")
     if len(told) > LARGEST:
         raise FlowError([Problem(name, 1, TOO_LARGE)])
-    flows = [read_document(text).value for text in files]
-    families: list[Family] = [DEFAULT_AGENTS, *(flow.get("agents", {}) for flow in flows)]
-    writers = {mark for flow in flows for mark in writers_in(flow)}
-    return f"{_ABOVE}{told}\n{written(translate(workflow, name, families, writers))}"
+    return f"{_ABOVE}{told}\n{written(translate(workflow, name, agents.families, agents.writers))}"
 
 
 def _read(name: str, digest: str, text: str) -> KeptWorkflow | None:

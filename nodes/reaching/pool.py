@@ -112,7 +112,9 @@ class Pool:
         """
         if agent in self._news.off:
             raise AgentOff(agent)
-        crew = self._crew(agent, spec)
+        crew, now = self._crew(agent, spec), self._clock()
+        for member in crew.members:
+            member.endpoint.wanted = now
         if len(crew.members) == 1:
             return self._only(agent, crew, avoid)
         versions = in_order(agent, call, crew.weights) if crew.weights else None
@@ -176,6 +178,10 @@ class Pool:
     def endpoints(self) -> Iterable[Endpoint]:
         """Return every endpoint that is known."""
         return tuple(self._endpoints.values())
+
+    def endpoint(self, url: str) -> Endpoint:
+        """Return what is known of an endpoint, by its address as the flow or the registry has it."""
+        return self._endpoint(url)
 
     def load(self) -> dict[str, int]:
         """Return how many requests this process has in flight, by endpoint (without credentials)."""

@@ -157,6 +157,10 @@ class Caller:
         except AgentError as error:
             raise _of_asking(error) from error
 
+    async def probe(self, url: str) -> str | None:
+        """Ask the agent at `url` for its card; return why that shows that it is not well, None if it does not."""
+        return await self._cards.probe(url)
+
     async def _call(self, request: AgentRequest, work: Work) -> Reply:
         endpoint = await self._cards.endpoint(request.agent, request.url)
         if work.task_id is not None:

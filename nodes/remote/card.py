@@ -6,7 +6,7 @@ An agent without a card speaks A2A 0.3 at its own address.
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,13 +14,17 @@ import httpx
 import orjson
 
 from nodes.remote.dialect import Dialect
-from nodes.remote.errors import Disconnected, ReplyTooLarge
+from nodes.remote.errors import AgentError, Disconnected, ReplyTooLarge, Unreachable
 from nodes.remote.wire import exchange
 
 CARD_PATH = "/.well-known/agent-card.json"
+PROBE_TIMEOUT = 2.0
+"""Seconds within which an agent that is well sends its card, or says that it has none."""
 _CARD_BYTES = 1_000_000
 _KEEP_SECONDS = 300.0
 _KEEP_MISSING_SECONDS = 30.0
+_MOST_KEPT = 10_000
+_HEADERS = {"accept": "application/json", "accept-encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,17 @@ class Endpoint:
     url: str
     dialect: Dialect
     streams: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a card said."""
+
+    until: float
+    """When it is asked for again, on the monotonic clock."""
+    endpoint: Endpoint
+    text: int
+    """The hash of its text."""
 
 
 class Cards:
@@ -43,7 +58,7 @@ class Cards:
     def __init__(self, client: httpx.AsyncClient, timeout: float) -> None:
         self._client = client
         self._timeout = timeout
-        self._kept: dict[str, tuple[float, Endpoint]] = {}
+        self._kept: dict[str, _Kept] = {}
         self._fetching: dict[str, asyncio.Task[Endpoint]] = {}
 
     async def endpoint(self, agent: str, url: str) -> Endpoint:
@@ -53,8 +68,8 @@ class Cards:
             AgentError: if the agent cannot be reached at all.
         """
         kept = self._kept.get(url)
-        if kept is not None and time.monotonic() < kept[0]:
-            return kept[1]
+        if kept is not None and time.monotonic() < kept.until:
+            return kept.endpoint
         if url not in self._fetching:
             self._fetching[url] = asyncio.create_task(self._fetch(agent, url))
             self._fetching[url].add_done_callback(lambda task: self._fetched(url, task))
@@ -68,8 +83,37 @@ class Cards:
             AgentError: if the agent cannot be reached at all.
         """
         if url in self._kept:
-            self._kept[url] = (0.0, self._kept[url][1])
+            self._kept[url] = replace(self._kept[url], until=0.0)
         return await self.endpoint(agent, url)
+
+    async def probe(self, url: str) -> str | None:
+        """Ask the agent at `url` for its card; return why that shows that it is not well, None if it does not.
+
+        Whoever answers is well, unless with an error of the server: an agent need not have a card. If it was read
+        before, calls go by what it says now.
+        """
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                status = await self._look(url)
+        except TimeoutError:
+            return f"it did not answer within {PROBE_TIMEOUT:g} s"
+        except ReplyTooLarge:
+            return None
+        except Unreachable:
+            return "it cannot be reached"
+        except AgentError:
+            return "the connection broke before its answer was complete"
+        return f"it answered HTTP {status}" if status >= 500 else None
+
+    async def _look(self, url: str) -> int:
+        headers = {**_HEADERS, "connection": "close"}  # of the many that are looked at, most are seldom asked more
+        status, content = await exchange(self._client, url, "GET", url + CARD_PATH, headers, None, _CARD_BYTES)
+        kept = self._kept.get(url)
+        if status == 200 and kept is not None:
+            same = kept.endpoint if hash(content) == kept.text else await _understood(_json(content), url)
+            if same is not None:
+                self._keep(url, same, content)
+        return status
 
     async def aclose(self) -> None:
         """Stop fetching."""
@@ -83,22 +127,41 @@ class Cards:
             task.exception()  # retrieved here, so that a fetch nobody waits for any more is not reported as lost
 
     async def _fetch(self, agent: str, url: str) -> Endpoint:
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        status, content = await self._had(agent, url)
+        card = _json(content) if status == 200 else None
+        endpoint = await _understood(card, url)
+        keep = _KEEP_SECONDS if endpoint else _KEEP_MISSING_SECONDS
+        was_had = 200 <= status < 500 and not (status == 200 and card is None)
+        if endpoint is None and url in self._kept and not was_had:
+            endpoint = self._kept[url].endpoint  # which says nothing of what it said before
+        return self._keep(url, endpoint or Endpoint(url, "0.3"), content, keep)
+
+    async def _had(self, agent: str, url: str) -> tuple[int, bytes]:
+        """Return the status of the answer to a request for the card, 0 if none came, and its text."""
         try:
             async with asyncio.timeout(self._timeout):
-                status, content = await exchange(
-                    self._client, agent, "GET", url + CARD_PATH, headers, None, _CARD_BYTES
-                )
-            card = orjson.loads(content) if status == 200 else None
-        except (TimeoutError, orjson.JSONDecodeError, ReplyTooLarge, Disconnected):
-            status, card = 0, None
-        # In a thread: the first card imports a2a-sdk, a quarter of a second in which other calls want to go on.
-        endpoint = await asyncio.to_thread(read_endpoint, card, url) if isinstance(card, dict) else None
-        keep = _KEEP_SECONDS if endpoint else _KEEP_MISSING_SECONDS
-        if endpoint is None and url in self._kept and not 200 <= status < 500:
-            endpoint = self._kept[url][1]  # the card could not be had, which says nothing of what it said before
-        self._kept[url] = (time.monotonic() + keep, endpoint or Endpoint(url, "0.3"))
-        return self._kept[url][1]
+                return await exchange(self._client, agent, "GET", url + CARD_PATH, _HEADERS, None, _CARD_BYTES)
+        except (TimeoutError, ReplyTooLarge, Disconnected):
+            return 0, b""
+
+    def _keep(self, url: str, endpoint: Endpoint, text: bytes, seconds: float = _KEEP_SECONDS) -> Endpoint:
+        self._kept[url] = _Kept(time.monotonic() + seconds, endpoint, hash(text))
+        if len(self._kept) > _MOST_KEPT:  # instances come and go, each with an address of its own
+            del self._kept[next(iter(self._kept))]
+        return endpoint
+
+
+def _json(text: bytes) -> object:
+    """Return what JSON says; None if it is none."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
+async def _understood(card: object, url: str) -> Endpoint | None:
+    # In a thread: the first card imports a2a-sdk, a quarter of a second in which other calls want to go on.
+    return await asyncio.to_thread(read_endpoint, card, url) if isinstance(card, dict) else None
 
 
 def read_endpoint(card: Mapping[str, Any], url: str) -> Endpoint | None:

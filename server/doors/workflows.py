@@ -142,4 +142,4 @@ async def execute(
 
 
 def _workflows(runtime: Runtime) -> Workflows:
-    return Workflows(runtime.flows, runtime.store.versions, runtime.settings.tenant)
+    return Workflows(runtime.flows, runtime.pool, runtime.store.versions, runtime.settings.tenant)

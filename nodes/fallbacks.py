@@ -1,0 +1,33 @@
+"""Who stands in for an agent: its fallback, that one's, and, where all of them are switched off, the flow's."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nodes.jobs import Job, fallback_job
+from nodes.ports import TurnContext
+from nodes.reaching.pool import Pool
+from nodes.spec import FlowFacts
+from nodes.state import CallState
+from nodes.writing import effects_of
+
+
+def in_turn(facts: FlowFacts, agent: str) -> Iterator[str]:
+    """Yield the agent, its fallback, that one's, and so on; checked to end when the flow is read."""
+    name: str | None = agent
+    while name is not None:
+        yield name
+        name = facts.agents[name].fallback
+
+
+def unless_off(facts: FlowFacts, pool: Pool, job: Job, state: CallState, context: TurnContext | None) -> Job:
+    """Return the job; or, if its agent and all that stand in for it are switched off, what the flow's fallback is
+    asked in its place. A write that was sent and never answered is asked after nevertheless."""
+    if job.llm or job.is_fallback or facts.fallback is None or not job.alone or not facts.waits:
+        return job
+    chain = list(in_turn(facts, job.agent))
+    if not all(pool.off(agent) for agent in chain) or pool.off(facts.fallback):
+        return job
+    effects = effects_of(context or TurnContext())
+    if effects and any(effects.left_at(job.where, agent) for agent in chain):
+        return job
+    return replace(fallback_job(facts, state), instead_of=job.agent)

@@ -1,0 +1,61 @@
+"""Giving one piece of work to an agent of a type: a flow of one stage, made when such work is given first.
+
+So it has all that a stage has: attempts, the fallback, the trail, and a write that is never sent twice.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from graph.workflows import Untranslatable, Workflow, slug, translate, written
+from nodes.ports import Part
+from nodes.reaching.pool import Pool
+from server.flows import Flows, Version
+from server.problems import BadInput, FlowNotFound
+from server.workflows import known_agents
+
+STAGE = "execute"
+_SLUG = 40
+
+
+async def flow_for(flows: Flows, pool: Pool, agent_type: str, effect: Literal["read", "write"] | None) -> Version:
+    """Return the flow that asks an agent of a type.
+
+    Args:
+        flows: the flows of the service.
+        pool: the instances of agents that have registered themselves.
+        agent_type: the type, or an agent's name.
+        effect: whether it moves money or changes records; None for what the flows say of it.
+
+    Raises:
+        BadInput: if there is no such agent.
+        StoreError: if the store failed.
+    """
+    name = f"agent-{slug(agent_type, _SLUG)}-{hashlib.sha256(f'{agent_type} {effect}'.encode()).hexdigest()[:8]}"
+    try:
+        text = await asyncio.to_thread(_written, name, flows, pool, agent_type, effect)
+    except Untranslatable as error:
+        raise BadInput([{"field": "agent_type", "message": message} for _, message in error.found]) from error
+    try:
+        known = await flows.find(name)
+    except FlowNotFound:
+        known = None
+    return known if known is not None and known.text == text else await flows.add(text, name, fills=True)
+
+
+def parts_of(input_data: Mapping[str, Any]) -> list[Part]:
+    """Return the message that an agent gets: what is called `text` as its text, all else as one data part."""
+    told = dict(input_data)
+    text = told.pop("text") if isinstance(told.get("text"), str) else ""
+    return [*([{"text": text}] if text else []), *([{"data": told}] if told or not text else [])]
+
+
+def _written(name: str, flows: Flows, pool: Pool, agent_type: str, effect: Literal["read", "write"] | None) -> str:
+    agents = known_agents(flows, pool)
+    step = {"name": STAGE, "agent_type": agent_type, "effect": effect}
+    work = Workflow.model_validate({"name": "Work for an agent", "steps": [step]})
+    flow = translate(work, name, agents.families, agents.writers)
+    for stage in flow["stages"].values():
+        del stage["input"]  # the message goes as it is
+    return written(flow)
