@@ -1,8 +1,11 @@
 """What several tests stand on: a loop in the background, demo agents, stores, and a service over all of it."""
 
+import gc
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,19 @@ class Service:
 
 
 StartService = Callable[..., Service]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frugal() -> Iterator[None]:
+    """Spend the processor on what is tested.
+
+    Every client and service reads the same certificates, and the collector looks through all that was collected.
+    """
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +175,8 @@ def puppet(background: Background) -> Iterator[tuple[Puppet, str]]:
 def make_settings(**options: Any) -> Settings:
     """Return settings that depend on nothing in the environment."""
     by_alias = {"redis_url": "REDIS_URL", "openai_api_key": "OPENAI_API_KEY", "openai_base_url": "OPENAI_BASE_URL"}
-    given = {"archive": "off", **options}  # or tests would leave archives where they are run
+    # Or tests would leave archives where they are run, and agents would be asked what no test asks them.
+    given = {"archive": "off", "flows": (), "probe_seconds": 0, **options}
     return Settings(**{by_alias.get(name, name): value for name, value in given.items()})
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 CTRL_C = "\x03"
 _COMMANDS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _AT_MOST_SECONDS = 60
-_PATIENCE = 2.0
+_PATIENCE = 5.0
 
 
 def typed_at(command: Sequence[str], script: Sequence[tuple[str, str]], env: Mapping[str, str]) -> tuple[str, int]:

@@ -175,7 +175,7 @@ def test_the_card_is_where_clients_look_that_were_given_an_address_of_the_flow(s
 
 
 def test_who_asks_for_another_flow_learns_which_is_served(start: StartService) -> None:
-    http = start(checkpointer="memory").http
+    http = start(checkpointer="memory", flows=None).http
 
     for answer in (http.post("/a2a/nobody", json={}), http.get("/a2a/nobody"), http.get(f"/a2a/nobody{CARD}")):
         assert (answer.status_code, answer.json()["type"]) == (404, "flow-not-found")

@@ -20,8 +20,8 @@ def services(request: pytest.FixtureRequest, start: StartService, polite: Agent)
     url = request.getfixturevalue("valkey_url" if server == "valkey" else "redis_stack_url")
     store = {"redis_url": url, "tenant": f"t{abs(hash(request.node.nodeid)) % 10**12}", "push_allow": ("127.0.0.1",)}
     urls = {"RELAY_AGENT_URL": polite.polite.url, "GREETING_AGENT_URL": polite.polite.url}
-    both = start(urls, **store) if of == "one" else None
-    served = {name: both or start(urls, flow=name, flows=(), **store) for name in ("call", "relay")}
+    both = start(urls, flows=("relay",), **store) if of == "one" else None
+    served = {name: both or start(urls, flow=name, **store) for name in ("call", "relay")}
     return {name: Client(service.http, path=f"/a2a/{name}") for name, service in served.items()}
 
 

@@ -27,7 +27,7 @@ def often(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@often(30)
+@often(20)
 @given(flows_by_ways(), SEEDS, SIZES)
 def test_a_flow_by_ways_means_what_the_reference_says(stages: Any, seed: int, items: int) -> None:
     flow = accepted(stages)
@@ -37,7 +37,7 @@ def test_a_flow_by_ways_means_what_the_reference_says(stages: Any, seed: int, it
     assert run == by_reference(flow, stages, Agents(seed), items, TURNS)
 
 
-@often(30)
+@often(20)
 @given(flows_by_needs(), SEEDS, SIZES)
 def test_a_flow_by_needs_means_what_the_reference_says(stages: Any, seed: int, items: int) -> None:
     flow = accepted(stages)
@@ -47,7 +47,7 @@ def test_a_flow_by_needs_means_what_the_reference_says(stages: Any, seed: int, i
     assert run == by_reference(flow, stages, Agents(seed), items, TURNS)
 
 
-@often(20)
+@often(15)
 @given(flows_by_ways() | flows_by_needs(), SEEDS, SIZES, st.integers(1, 40))
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
     stages: Any, seed: int, items: int, steps: int
@@ -58,7 +58,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
     assert run == by_reference(flow, stages, Agents(seed), items, TURNS)
 
 
-@often(20)
+@often(15)
 @given(flows_by_ways(errors=False) | flows_by_needs(errors=False), SEEDS, SIZES, st.integers(1, 40))
 def test_a_turn_after_a_failure_goes_on_to_the_same_end(stages: Any, seed: int, items: int, fails_at: int) -> None:
     flow = accepted(stages)

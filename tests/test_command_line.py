@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,23 +14,50 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
+from typer.testing import CliRunner
 
 from graph.loader import load_flow
+from server.cli import app
 from server.demo_agents import AGENTS
 from tests.conftest import Service, StartService
 
 FLOWS = str(Path(sys.executable).with_name("flows"))
+PLAIN = {"NO_COLOR": "1", "COLUMNS": "100"}
 
 
 def flows(
-    *arguments: str, env: dict[str, str] | None = None, typed: str | bytes | None = None
+    *arguments: str, env: dict[str, str] | None = None, typed: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `flows` and return what it printed."""
-    sent = typed.decode(errors="surrogateescape") if isinstance(typed, bytes) else typed
+    """Run `flows` in this process, for another takes seconds to start, and return what it printed."""
+    with _logs_elsewhere():
+        done = CliRunner().invoke(app, arguments, input=typed, env={**PLAIN, **(env or {})}, catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+@contextmanager
+def _logs_elsewhere() -> Iterator[None]:
+    """Keep what other threads log out of the output of a command, and what it configures from outliving it."""
+    before, configure = structlog.get_config(), structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            structlog, "configure", lambda **given: configure(**given | {"cache_logger_on_first_use": False})
+        )
+        configure(**before | {"logger_factory": structlog.PrintLoggerFactory(sys.__stderr__)})
+        try:
+            yield
+        finally:
+            configure(**before)
+
+
+def flows_alone(
+    *arguments: str, env: dict[str, str] | None = None, typed: bytes | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `flows` as a process of its own, and return what it printed."""
     return subprocess.run(
         [FLOWS, *arguments],
-        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **(env or {})},
-        input=sent,
+        env={**os.environ, **PLAIN, **(env or {})},
+        input=None if typed is None else typed.decode(errors="surrogateescape"),
         capture_output=True,
         encoding="utf-8",
         errors="surrogateescape",
@@ -58,7 +86,7 @@ def serving(data_dir: Path, agents: dict[str, str]) -> Iterator[tuple[str, subpr
 
 
 def test_check_says_that_a_flow_is_sound() -> None:
-    done = flows("check", "call")
+    done = flows_alone("check", "call")
 
     assert (done.returncode, done.stdout) == (0, "call (version 1) is sound: 5 stages, 20 intents, 10 agents\n")
 
@@ -114,42 +142,44 @@ def test_schema_is_a_json_schema() -> None:
     assert schema["properties"]["stages"]["minProperties"] == 1
 
 
-def test_serve_stops_cleanly_and_the_call_goes_on_after_a_start(tmp_path: Path, agents: dict[str, str]) -> None:
+def test_serve_stops_cleanly_and_the_call_goes_on_after_a_start(
+    start: StartService, tmp_path: Path, agents: dict[str, str]
+) -> None:
     turn = {"call_identify_id": "CLI-1", "account_id": "A", "eci": "E"}
     with serving(tmp_path, agents) as (url, process):
         httpx.post(f"{url}/orchestrate", json={**turn, "input_message": "Hello"}).raise_for_status()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
 
-    with serving(tmp_path, agents) as (url, _):
-        told = httpx.post(f"{url}/orchestrate", json={**turn, "input_message": "My SSN is 123-45-6789"}).json()
+    again = start(data_dir=tmp_path)
+    told = again.http.post("/orchestrate", json={**turn, "input_message": "My SSN is 123-45-6789"}).json()
 
     assert (told["intent_flow_id"], told["step"]) == (2, 2)
 
 
-def test_a_killed_service_loses_no_answered_turn(tmp_path: Path, agents: dict[str, str]) -> None:
+def test_a_killed_service_loses_no_answered_turn(start: StartService, tmp_path: Path, agents: dict[str, str]) -> None:
     turn = {"call_identify_id": "CLI-2", "account_id": "A", "eci": "E", "input_message": "Hello"}
     with serving(tmp_path, agents) as (url, process):
         httpx.post(f"{url}/orchestrate", json=turn).raise_for_status()
         process.kill()
         process.wait()
 
-    with serving(tmp_path, agents) as (url, _):
-        steps = httpx.get(f"{url}/session/CLI-2/steps").json()
+    steps = start(data_dir=tmp_path).http.get("/session/CLI-2/steps").json()
 
     assert [step["intent"] for step in steps] == ["greeting"]
 
 
-def test_two_services_share_one_embedded_store(tmp_path: Path, agents: dict[str, str]) -> None:
+def test_two_services_share_one_embedded_store(start: StartService, tmp_path: Path, agents: dict[str, str]) -> None:
     turn = {"call_identify_id": "CLI-3", "account_id": "A", "eci": "E", "input_message": "Hello"}
-    with serving(tmp_path, agents) as (one, _), serving(tmp_path, agents) as (other, _):
-        httpx.post(f"{one}/orchestrate", json=turn).raise_for_status()
+    with serving(tmp_path, agents) as (url, _):
+        other = start(data_dir=tmp_path)
+        httpx.post(f"{url}/orchestrate", json=turn).raise_for_status()
 
-        assert httpx.get(f"{other}/session/CLI-3").json()["current_flow_id"] == 2
+        assert other.http.get("/session/CLI-3").json()["current_flow_id"] == 2
 
 
 def test_the_demo_agents_environment_is_what_the_shipped_flow_looks_up() -> None:
-    script = f"eval \"$('{FLOWS}' demo-agents --env)\"; env"
+    script = f"eval {shlex.quote(flows('demo-agents', '--env').stdout)}; env"
 
     done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=True)
 
@@ -235,7 +265,7 @@ def test_call_takes_bytes_that_are_not_utf_8_for_replacement_characters(start: S
     service: Service = start(checkpointer="memory")
     call = f"TALK-{locale}"
 
-    done = flows("call", "--url", service.url, "--call-id", call, typed=b"caf\xe9\n", env={"LC_ALL": locale})
+    done = flows_alone("call", "--url", service.url, "--call-id", call, typed=b"caf\xe9\n", env={"LC_ALL": locale})
 
     assert done.returncode == 0, done.stderr
     assert service.http.get(f"/session/{call}/steps").json()[0]["input_message"] == "caf\ufffd"
@@ -264,7 +294,7 @@ def test_call_does_not_take_an_agent_for_the_service(agents: dict[str, str]) -> 
 
 
 def test_call_without_a_service_says_how_to_start_one() -> None:
-    done = flows("call", "--url", "http://127.0.0.1:1")
+    done = flows_alone("call", "--url", "http://127.0.0.1:1")
 
     assert done.returncode == 1
     assert "start one with `flows demo`" in done.stderr

@@ -75,7 +75,7 @@ def test_an_execution_is_kept_for_thirty_days(start: StartService, request: pyte
 
 def test_so_is_a_run_that_began_at_another_door(start: StartService, request: pytest.FixtureRequest) -> None:
     store = settings_of("valkey", request)
-    service = start(**store)
+    service = start(flows=("parallel",), **store)
     service.turn("E", "Is it open on Sundays?", flow="parallel")
 
     with Redis.from_url(store["redis_url"]) as redis:
@@ -120,7 +120,7 @@ def test_what_a_stopped_service_leaves_behind_is_gone_on_with(
 def test_one_whose_process_died_at_once_keeps_what_it_was_given(
     start: StartService, background: Background, valkey_url: str, request: pytest.FixtureRequest
 ) -> None:
-    service = start(**settings_of("valkey", request))
+    service = start(flows=("ticket",), **settings_of("valkey", request))
     tenant, version = service.runtime.settings.tenant, service.runtime.flows.current("ticket")
     given = {"customer_id": "C-1", "subject": "Late", "body": "Where is it?"}
     with Redis.from_url(valkey_url) as redis:

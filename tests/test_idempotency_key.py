@@ -241,7 +241,7 @@ def test_a_run_under_a_key_is_one_run(review: Service, moody: Moody, at_once: At
 
 
 def test_a_key_names_a_run_of_one_flow(start: StartService) -> None:
-    service = start(checkpointer="memory")
+    service = start(checkpointer="memory", flows=("contact_centre",))
     hello = {"message": "hello", "intent": "greeting"}
 
     first = send(service, "k", hello, "/flows/call/runs")
@@ -321,7 +321,7 @@ def test_a_workflow_is_executed_once_under_a_key(start: StartService, store: Sto
 
 
 def test_a_ticket_is_worked_on_once_under_a_key(start: StartService, store: Store) -> None:
-    service = start(**store)
+    service = start(flows=("ticket",), **store)
 
     first, again = (send(service, "k", TICKET, "/api/tickets") for _ in range(2))
     reused = send(service, "k", {**TICKET, "subject": "Another"}, "/api/tickets")

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from server.cli import app
 from tests.conftest import Service, StartService
 from tests.puppet import Puppet
 from tests.test_command_line import flows
@@ -29,9 +27,9 @@ def ran(service: Service, *arguments: str) -> tuple[int, str, str]:
 
 
 def refused(*arguments: str, token: str = TOKEN) -> tuple[int, str]:
-    """The exit code of a command that fails, and why; in this process, for another takes a second to start."""
-    done = CliRunner().invoke(app, arguments, env={"FLOWS_ADMIN_TOKEN": token})
-    return done.exit_code, done.stderr
+    """The exit code of a command that fails, and why."""
+    done = flows(*arguments, env={"FLOWS_ADMIN_TOKEN": token})
+    return done.returncode, done.stderr
 
 
 def paying(till: Service, call: str, words: str = "slow 0.6") -> str:

@@ -327,7 +327,8 @@ def test_without_a_model_the_run_says_how_to_configure_one(agents: dict[str, str
 
 def test_the_service_runs_it_too(start: StartService, model: ModelServer) -> None:
     model.thought = financial(FACTS)
-    service = start(checkpointer="memory", openai_api_key="sk-secret", openai_base_url=model.url)
+    key = {"openai_api_key": "sk-secret", "openai_base_url": model.url}
+    service = start(checkpointer="memory", flows=("financial_report",), **key)
 
     done = service.http.post("/flows/financial_report/runs", json={"message": REPORT}).json()
 

@@ -440,7 +440,11 @@ def test_a_reply_too_large_is_not_read_to_its_end(open_caller: OpenCaller, answe
 
 
 def _bomb(encoding: str) -> bytes:
-    squeezers = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstandard.compress}
+    squeezers: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "zstd": zstandard.compress,
+    }
     bomb = bytes(100 * MEGABYTE)
     for name in encoding.split(", "):
         bomb = squeezers[name](bomb)

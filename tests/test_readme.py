@@ -53,7 +53,7 @@ def test_the_python_program_runs(agents: dict[str, str]) -> None:
 
 
 def test_the_a2a_client_is_answered(start: StartService) -> None:
-    service = start(checkpointer="memory")
+    service = start(checkpointer="memory", flows=None)
 
     said = output_of(program("a2a").replace("http://localhost:8000", service.url))
 
@@ -64,7 +64,7 @@ def test_the_a2a_client_is_answered(start: StartService) -> None:
 
 
 def test_the_websocket_client_is_told(start: StartService) -> None:
-    service = start(checkpointer="memory")
+    service = start(checkpointer="memory", flows=None)
 
     said = output_of(program("websocket").replace("ws://localhost:8000", service.url.replace("http", "ws", 1)))
 
@@ -73,7 +73,7 @@ def test_the_websocket_client_is_told(start: StartService) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README's commands use curl")
 def test_the_curl_calls_are_answered(start: StartService) -> None:
-    service = start(checkpointer="memory")
+    service = start(checkpointer="memory", flows=None)
     commands = [block for block in blocks("sh") if block.startswith("curl")]
 
     said = []
@@ -89,7 +89,7 @@ def test_the_curl_calls_are_answered(start: StartService) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the commands use curl")
 def test_the_curl_calls_of_the_flows_are_answered(start: StartService) -> None:
-    service = start(checkpointer="memory")
+    service = start(checkpointer="memory", flows=None)
     text = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
 
     said = []

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,9 @@ from server.app import create_app
 from tests.a2a_client import Client, state_of
 from tests.background import Background
 from tests.conftest import StartService
+from tests.test_command_line import FLOWS, flows
 from tests.test_flow_versions import DESK, LONGER, file, listed, stage_after  # noqa: F401  (a fixture)
 
-FLOWS = str(Path(sys.executable).with_name("flows"))
 BAD = DESK.replace("agent: back", "agent: nobody")
 
 
@@ -106,7 +105,7 @@ def test_two_flows_of_one_name_are_refused_with_both_files_named(start: StartSer
 def test_a_file_of_a_shipped_flows_name_takes_its_place(start: StartService, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(DESK.replace("flow: desk", "flow: relay"))
 
-    service = start(checkpointer="memory", flow=str(tmp_path / "mine.yaml"))
+    service = start(checkpointer="memory", flow=str(tmp_path / "mine.yaml"), flows=None)
 
     assert listed(service, "relay")["about"] == "A desk."
     assert listed(service, "relay")["default"]
@@ -200,14 +199,7 @@ def test_a_web_page_cannot_reload(start: StartService) -> None:
 
 
 def reload(url: str, **env: str) -> tuple[int, str, str]:
-    ended = subprocess.run(
-        [FLOWS, "reload", "--url", url],
-        env={**os.environ, **env},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+    ended = flows("reload", "--url", url, env=env)
     return ended.returncode, ended.stdout, ended.stderr
 
 

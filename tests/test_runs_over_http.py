@@ -88,7 +88,7 @@ def test_a_flow_is_run_to_its_end(service: Service) -> None:
 
 def test_a_flow_is_run_in_the_background(start: StartService, background: Background) -> None:
     with moody_agent(background, HOLD) as agent:
-        service = start({"ROUTER_AGENT_URL": agent.url}, checkpointer="memory")
+        service = start({"ROUTER_AGENT_URL": agent.url}, checkpointer="memory", flows=("ticket",))
         told = run(service, "ticket", 202, input=TICKET, wait=False)
 
     assert (told["status"], told["current_steps"]) == ("running", ["routing"])

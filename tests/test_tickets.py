@@ -26,7 +26,7 @@ STATES = ["NEW", "ROUTING", "KNOWLEDGE_SEARCH", "SENTIMENT_ANALYSIS", "DECISION"
 
 @pytest.fixture
 def service(start: StartService) -> Service:
-    return start(checkpointer="memory")
+    return start(checkpointer="memory", flows=("ticket",))
 
 
 MINE = """
@@ -65,7 +65,7 @@ def states(ticket: dict[str, Any]) -> list[str]:
 
 
 def test_the_seeds_ticket_is_resolved(start: StartService, store: dict[str, Any]) -> None:
-    service = start(**store)
+    service = start(flows=("ticket",), **store)
 
     told = send(service, TWICE)
 
@@ -96,7 +96,7 @@ def test_a_ticket_goes_on_without_an_agent_that_is_down(
     start: StartService, background: Background, down: str
 ) -> None:
     with moody_agent(background, 503) as agent:
-        service = start({f"{down}_AGENT_URL": agent.url}, checkpointer="memory")
+        service = start({f"{down}_AGENT_URL": agent.url}, checkpointer="memory", flows=("ticket",))
         told = send(service, TWICE)
 
     assert len(agent.heard) == 3
@@ -108,14 +108,14 @@ def test_a_ticket_goes_on_without_an_agent_that_is_down(
 
 def test_a_ticket_that_nobody_can_sort_is_a_general_one(start: StartService, background: Background) -> None:
     with moody_agent(background, 503) as agent:
-        told = send(start({"ROUTER_AGENT_URL": agent.url}, checkpointer="memory"), TWICE)
+        told = send(start({"ROUTER_AGENT_URL": agent.url}, checkpointer="memory", flows=("ticket",)), TWICE)
 
     assert (told["category"], told["priority"], told["status"]) == ("general", None, "RESOLVED")
 
 
 def test_a_ticket_that_nobody_can_decide_is_escalated(start: StartService, background: Background) -> None:
     with moody_agent(background, 503) as agent:
-        told = send(start({"DECISION_AGENT_URL": agent.url}, checkpointer="memory"), TWICE)
+        told = send(start({"DECISION_AGENT_URL": agent.url}, checkpointer="memory", flows=("ticket",)), TWICE)
 
     assert (told["status"], told["decision"], told["category"]) == ("ESCALATED", None, "billing")
     assert states(told) == [*STATES, "ESCALATED"]
@@ -123,7 +123,7 @@ def test_a_ticket_that_nobody_can_decide_is_escalated(start: StartService, backg
 
 def test_a_decision_that_makes_no_sense_escalates(start: StartService, background: Background) -> None:
     with moody_agent(background, {"decision": "maybe"}) as agent:
-        told = send(start({"DECISION_AGENT_URL": agent.url}, checkpointer="memory"), TWICE)
+        told = send(start({"DECISION_AGENT_URL": agent.url}, checkpointer="memory", flows=("ticket",)), TWICE)
 
     assert told["status"] == "ESCALATED"
     assert "reason" in told["history"][-2]["error"]
@@ -131,7 +131,7 @@ def test_a_decision_that_makes_no_sense_escalates(start: StartService, backgroun
 
 def test_an_agent_that_comes_back_is_asked_again(start: StartService, background: Background) -> None:
     with moody_agent(background, 503, 503, {"category": "billing", "priority": "low"}) as agent:
-        told = send(start({"ROUTER_AGENT_URL": agent.url}, checkpointer="memory"), TWICE)
+        told = send(start({"ROUTER_AGENT_URL": agent.url}, checkpointer="memory", flows=("ticket",)), TWICE)
 
     assert (told["status"], told["category"], told["priority"]) == ("RESOLVED", "billing", "low")
     assert [state.get("attempts") for state in told["history"]] == [None, 3, 1, 1, 1, None]
@@ -139,7 +139,7 @@ def test_an_agent_that_comes_back_is_asked_again(start: StartService, background
 
 def test_a_ticket_can_be_watched_while_it_is_worked_on(start: StartService, background: Background) -> None:
     with moody_agent(background, HOLD) as agent:
-        service = start({"KNOWLEDGE_AGENT_URL": agent.url}, checkpointer="memory")
+        service = start({"KNOWLEDGE_AGENT_URL": agent.url}, checkpointer="memory", flows=("ticket",))
         sent = service.http.post("/api/tickets", params={"wait": False}, json={**TWICE, "ticket_id": "T-1"})
         agent.until_heard()
         seen = service.http.get("/api/tickets/T-1").json()
@@ -156,7 +156,7 @@ def test_a_ticket_can_be_watched_while_it_is_worked_on(start: StartService, back
 
 
 def test_the_same_ticket_is_worked_on_once(start: StartService, store: dict[str, Any]) -> None:
-    service = start(**store)
+    service = start(flows=("ticket",), **store)
     first = send(service, TWICE, ticket_id="T-1", metadata={"channel": "mail"})
 
     again = send(service, TWICE, ticket_id="T-1", metadata={"channel": "mail"})
@@ -170,7 +170,7 @@ def test_the_same_ticket_is_worked_on_once(start: StartService, store: dict[str,
 def test_a_ticket_that_is_sent_again_while_it_is_worked_on(start: StartService, background: Background) -> None:
     sent = {**TWICE, "ticket_id": "T-1"}
     with moody_agent(background, HOLD) as agent, ThreadPoolExecutor() as pool:
-        service = start({"ROUTER_AGENT_URL": agent.url}, checkpointer="memory")
+        service = start({"ROUTER_AGENT_URL": agent.url}, checkpointer="memory", flows=("ticket",))
         waiting = [pool.submit(service.http.post, "/api/tickets", json=sent) for _ in range(3)]
         agent.until_heard()
         at_once = service.http.post("/api/tickets", params={"wait": False}, json=sent)
@@ -192,10 +192,10 @@ def test_a_ticket_does_not_take_a_calls_name(service: Service) -> None:
 
 
 def test_tickets_are_listed(start: StartService, tmp_path: Path) -> None:
-    before = start(data_dir=tmp_path)
+    before = start(data_dir=tmp_path, flows=("ticket",))
     ids = [send(before, ticket)["ticket_id"] for ticket in (TWICE, ANGRY, TWICE)]
     before.stop()
-    service = start(data_dir=tmp_path)
+    service = start(data_dir=tmp_path, flows=("ticket",))
 
     def listed(**params: Any) -> tuple[list[str], int | None]:
         told = service.http.get("/api/tickets", params=params).json()
