@@ -4,6 +4,7 @@ What is asked is `nodes.requests`' work, what comes of the answer `nodes.learnin
 """
 
 import math
+import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,8 @@ class _Asking:
     """The endpoint that was asked last; None for a model, and where there was none to ask."""
     _failed_at: set[str] = field(default_factory=set)
     """The endpoints of the agent (without credentials) that failed just before."""
+    _may_have_acted: bool = False
+    """Whether nobody knows if an agent acted on a write that was sent in an attempt before."""
     _began: float = 0.0
 
     def __post_init__(self) -> None:
@@ -185,9 +188,10 @@ class _Asking:
             return 0.0
         if self.attempt >= attempts:
             return False
-        if error.retry_after is None:
-            return not isinstance(error, NoEndpoint)
-        return error.retry_after if error.retry_after < seconds_left(self.context, math.inf) else False
+        if not error.retry_after:  # 0: whoever is sent there to see if it is back is on the way
+            return error.retry_after is not None or not isinstance(error, NoEndpoint)
+        pause = error.retry_after + random.uniform(0, _FIRST_PAUSE)  # not all at the same moment
+        return pause if pause < seconds_left(self.context, math.inf) else False
 
     def _endpoints(self) -> int:
         agent = self.at.agent
@@ -204,14 +208,24 @@ class _Asking:
             self.tell = Teller(self.say, about_events(self.state, self.job, self.at))
             with timed(self.context, "model" if self.job.llm else "agent"):
                 reply: Reply | None = await unless(cancel, ask())
-        except AgentError as error:
+        except AgentError as caught:
+            error = self._of_every_attempt(caught)
             self._note(error.kind, str(error))
             if isinstance(error, TimedOut) and error.task_id:
                 self.at = replace(self.at, task_id=error.task_id, task_works=True)
-            raise
+            raise error from caught.__cause__
         if reply is None:
             raise _ToBeCanceled
         return reply
+
+    def _of_every_attempt(self, error: AgentError) -> AgentError:
+        """Return the error as what all attempts tell: that the last did not arrive says nothing of the others."""
+        if self.job.effect == "write" and error.acted is not None and self._may_have_acted:
+            told = type(error).__new__(type(error), *error.args)
+            told.__dict__ |= error.__dict__ | {"acted": None}
+            error = told
+        self._may_have_acted = error.acted is None
+        return error
 
     def _time_left(self) -> float:
         left = seconds_left(self.context, self.at.timeout)

@@ -9,7 +9,10 @@ from starlette.responses import RedirectResponse
 from server import problems
 from server.doors import (
     a2a,
+    agents,
+    execute,
     executions,
+    explain,
     flows,
     health,
     orchestrate,
@@ -54,8 +57,11 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
         stream,
         websocket,
         sessions,
+        explain,
         flows,
+        agents,
         runs,
+        execute,
         executions,
         workflows,
         tickets,

@@ -19,7 +19,15 @@ app = typer.Typer(
 audit = typer.Typer(no_args_is_help=True, help="Prove the audit trails of calls, and erase what people said.")
 app.add_typer(audit, name="audit")
 
+agents = typer.Typer(invoke_without_command=True)
+app.add_typer(agents, name="agents")
+
 FlowArgument = Annotated[str, typer.Argument(help="A YAML file, or a shipped flow's name.")]
+AgentArgument = Annotated[str, typer.Argument(metavar="NAME", help="The agent, as its flow names it.")]
+ByOption = Annotated[str | None, typer.Option(metavar="WHO", help="Who says so, if not who is logged in here.")]
+ServiceOption = Annotated[
+    str | None, typer.Option("--service", "--url", help="The service's address (FLOWS_HOST, FLOWS_PORT).")
+]
 
 
 @app.command()
@@ -180,6 +188,121 @@ def call(
         from server.commands.talking import talk
 
         talk(url, call_id, account, eci)
+
+
+@app.command()
+def explain(
+    call_id: Annotated[str, typer.Argument(metavar="CALL-ID", help="The call, as `call_identify_id` names it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    url: Annotated[str | None, typer.Option(help="The service's address (FLOWS_HOST, FLOWS_PORT).")] = None,
+) -> None:
+    """Say why a call went where it went: intents, who could have been asked, who was, and what came of it."""
+    with _clear_errors():
+        from server.commands.explaining import explain_call
+
+        explain_call(_address(url), call_id, as_json=as_json)
+
+
+@agents.callback()
+def agents_table(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="Print them once, instead of each second.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print them once, as JSON.")] = False,
+    url: ServiceOption = None,
+) -> None:
+    """Watch how the agents of a running service do, switch them off and on, weigh their versions, register instances;
+    with FLOWS_ADMIN_TOKEN if the service wants one."""
+    if context.invoked_subcommand is not None:
+        if url is not None:  # or it would be the wrong service
+            raise typer.BadParameter(f"write it after `{context.invoked_subcommand}`", param_hint="--service")
+    else:
+        with _clear_errors():
+            from server.commands.agents import show_agents
+
+            show_agents(_address(url), once=once, as_json=as_json)
+
+
+@agents.command(name="off")
+def agents_off(
+    name: AgentArgument,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the history keeps it.")],
+    by: ByOption = None,
+    url: ServiceOption = None,
+) -> None:
+    """Switch an agent off: within a second no call reaches it, on all replicas, and its fallback is asked instead."""
+    with _clear_errors():
+        from server.commands.agents import switch_off
+
+        switch_off(_address(url), name, reason, by)
+
+
+@agents.command(name="on")
+def agents_on(
+    name: AgentArgument,
+    why: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the history keeps it.")] = None,
+    by: ByOption = None,
+    url: ServiceOption = None,
+) -> None:
+    """Switch an agent on again."""
+    with _clear_errors():
+        from server.commands.agents import switch_on
+
+        switch_on(_address(url), name, why, by)
+
+
+@agents.command(name="weights")
+def agents_weights(
+    name: AgentArgument,
+    weights: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VERSION=WEIGHT", help="The weight of each version; one left out gets no calls."),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Go back to the weights of the flow.")] = False,
+    why: Annotated[str, typer.Option(metavar="TEXT", help="Why; the history keeps it.")] = "set by flows agents",
+    by: ByOption = None,
+    url: ServiceOption = None,
+) -> None:
+    """Share out an agent's calls over its versions anew: v1=90 v2=10."""
+    with _clear_errors():
+        from server.commands.agents import weigh
+
+        weigh(_address(url), name, weights or [], why, by, reset=reset)
+
+
+@agents.command(name="register")
+def agents_register(
+    card: Annotated[str | None, typer.Option(metavar="URL", help="Where its card lies, which says all else.")] = None,
+    name: Annotated[str | None, typer.Option(help="The instance; the same name again takes its place.")] = None,
+    agent_type: Annotated[
+        str | None, typer.Option("--type", help="Of which agent it is an instance, by name or `type`.")
+    ] = None,
+    agent_url: Annotated[str | None, typer.Option("--url", metavar="URL", help="Where it answers.")] = None,
+    version: Annotated[str | None, typer.Option(help="Which version of the agent it is.")] = None,
+    ttl: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="How long it is kept without a heartbeat.")
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(metavar="URL", help="The service's address (FLOWS_HOST, FLOWS_PORT).")
+    ] = None,
+) -> None:
+    """Register an instance of an agent: by --card alone, or by --name, --type and --url."""
+    with _clear_errors():
+        from server.commands.agents import register
+
+        said = {"card_url": card, "name": name, "agent_type": agent_type, "url": agent_url}
+        register(_address(service), {**said, "version": version, "ttl_seconds": ttl})
+
+
+@agents.command(name="remove")
+def agents_remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The instance, as it is registered.")],
+    url: ServiceOption = None,
+) -> None:
+    """Take a registered instance away: no call begins there any more."""
+    with _clear_errors():
+        from server.commands.agents import remove
+
+        remove(_address(url), name)
 
 
 @audit.command(name="verify")

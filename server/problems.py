@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from graph.routing import Refused
 from graph.store.errors import Busy, OutcomeUnknown, Replaced, SaveUnknown, StoreError, TurnLost
+from graph.store.registry import RegistryFull
 
 log = structlog.get_logger()
 
@@ -59,6 +60,14 @@ class NotAdmin(Exception):
 
 class FlowNotFound(Exception):
     """No flow of that name is served."""
+
+
+class AgentNotFound(Exception):
+    """No flow names such an agent, and none is registered."""
+
+
+class AgentInFlow(Exception):
+    """An agent that stands in a flow cannot be taken away here."""
 
 
 class WorkflowNotFound(Exception):
@@ -142,6 +151,9 @@ TABLE: Mapping[type[Exception], Row] = {
         401, "not-admin", "Only who administers the service may do this", {"www-authenticate": "Bearer"}, -32600
     ),
     FlowNotFound: Row(404, "flow-not-found", "There is no such flow", code=_INVALID),
+    AgentNotFound: Row(404, "agent-not-found", "There is no such agent", code=_INVALID),
+    AgentInFlow: Row(409, "agent-in-flow", "The agent stands in a flow", code=_UNSUPPORTED),
+    RegistryFull: Row(409, "registry-full", "The registry of agents is full", {"retry-after": "60"}, _UNSUPPORTED),
     WorkflowNotFound: Row(404, "workflow-not-found", "There is no such workflow", code=_INVALID),
     ExecutionNotFound: Row(404, "execution-not-found", "There is no such execution", code=-32001),
     ExecutionEnded: Row(409, "execution-ended", "The execution has ended", code=_UNSUPPORTED),

@@ -27,11 +27,15 @@ from server.a2a.push import CallPushConfigs
 from server.a2a.push_delivery import PushSender
 from server.a2a.push_guard import PushGuard
 from server.a2a.tasks import thread_of_task
+from server.agents import Agents
 from server.archiving import archiving
 from server.flow_files import must_check, read_flows
 from server.flows import IDLE_SECONDS, Build, Flows
+from server.probing import probing
+from server.registering import SETTING
 from server.resuming import keeping_on
 from server.settings import Settings
+from server.turning_down import turning_down
 from server.turns import Turns
 
 Closing = TypeVar("Closing", ModelClassifier, OpenAIModel)
@@ -50,6 +54,7 @@ class Runtime:
     push_configs: CallPushConfigs
     push_guard: PushGuard
     pool: Pool
+    agents: Agents
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service stops: what streams ends."""
 
@@ -108,11 +113,15 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
             execution_ttl=settings.execution_ttl_seconds,
             hooks=[Notifier(sender, flows)],
         )
+        registry, agents_guard = store.registry(settings.tenant), PushGuard(settings.agents_allow, setting=SETTING)
+        agents = await stack.enter_async_context(Agents(registry, pool, flows, agents_guard))
+        await stack.enter_async_context(turning_down(agents))
+        await stack.enter_async_context(probing(pool, caller.probe, settings.probe_seconds))
         if settings.archive_dir is not None:
             await stack.enter_async_context(archiving(store.calls, settings.tenant))
         await stack.enter_async_context(turns)
         await stack.enter_async_context(keeping_on(turns, flows, store.calls, caller, pool, settings.tenant))
-        yield Runtime(settings, flows, store, turns, push_configs, guard, pool)
+        yield Runtime(settings, flows, store, turns, push_configs, guard, pool, agents)
 
 
 async def _build(

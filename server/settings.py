@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Checkpointer = Literal["auto", "core", "langgraph-redis", "memory"]
@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$")
     a2a_card: Literal["1.0", "0.3"] = "1.0"
     push_allow: Annotated[tuple[str, ...], NoDecode] = ()
+    agents_allow: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where agents may register themselves although it is not public, on a service that others can reach."""
+    probe_seconds: float = Field(default=10, ge=0)
+    """How often an endpoint that matters is asked for its card; 0 for never."""
     log_level: LogLevel = "info"
 
     @property
@@ -66,17 +70,18 @@ class Settings(BaseSettings):
             return None
         return Path(self.archive) if self.archive else self.data_dir / "archive"
 
-    @field_validator("push_allow", "flows", mode="before")
+    @field_validator("push_allow", "agents_allow", "flows", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [entry.strip() for entry in value.split(",") if entry.strip()] if isinstance(value, str) else value
 
-    @field_validator("push_allow")
+    @field_validator("push_allow", "agents_allow")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         from server.a2a.push_guard import PushGuard
 
-        PushGuard(value)  # raises ValueError for an entry that is neither a host nor a network
+        # raises ValueError for an entry that is neither a host nor a network
+        PushGuard(value, setting=f"FLOWS_{info.field_name}".upper())
         return value
 
 

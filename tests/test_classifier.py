@@ -57,7 +57,7 @@ def _recognise(triggers: Mapping[str, list[str]], text: str, at_hand: tuple[str,
     ],
 )
 def test_a_trigger_is_found(trigger: str, text: str) -> None:
-    assert _recognise({"found": [trigger]}, text) == Guess("found", "triggers")
+    assert _recognise({"found": [trigger]}, text) == Guess("found", "triggers", because=(trigger,))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_an_answer_that_is_none_is_unknown(model: ModelServer, name: str) -> Non
 def test_a_model_that_hangs_is_unknown_in_time(model: ModelServer) -> None:
     started = time.monotonic()
     guess = _think(model, hangs, timeout=0.2)
-    assert guess == Guess(UNKNOWN, "none")
+    assert guess == Guess(UNKNOWN, "none", because=("the model did not answer in time",))
     assert len(model.bodies) == 1
     assert time.monotonic() - started < _GENEROUS
 
@@ -263,7 +263,8 @@ def test_a_model_that_hangs_is_unknown_in_time(model: ModelServer) -> None:
 def test_a_model_that_is_not_there_is_unknown() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    assert asyncio.run(_ask(f"http://127.0.0.1:{port}/v1", "hello")) == Guess(UNKNOWN, "none")
+    told = Guess(UNKNOWN, "none", because=("the model could not be reached",))
+    assert asyncio.run(_ask(f"http://127.0.0.1:{port}/v1", "hello")) == told
 
 
 @pytest.mark.parametrize("text", ["", "half a \ud83d pair", "\u0000", "👩‍👩‍👧 退款"])
@@ -273,7 +274,7 @@ def test_any_words_may_be_put_to_the_model(model: ModelServer, text: str) -> Non
 
 def test_no_time_left_is_unknown_without_asking(model: ModelServer) -> None:
     guess = _think(model, picks("complaint"), timeout=0)
-    assert (guess, model.bodies) == (Guess(UNKNOWN, "none"), [])
+    assert (guess.intent, guess.source, model.bodies) == (UNKNOWN, "none", [])
 
 
 def test_cancelling_a_turn_cancels_the_question(model: ModelServer) -> None:

@@ -140,14 +140,16 @@ def test_the_model_is_asked_for_a_list_where_there_may_be_several(model: ModelSe
     think(model, lists())
     schema = model.bodies[0]["response_format"]["json_schema"]["schema"]
     assert schema["properties"] == {
-        "intents": {"type": "array", "items": {"type": "string", "enum": [*LEGAL, UNKNOWN]}}
+        "intents": {"type": "array", "items": {"type": "string", "enum": [*LEGAL, UNKNOWN]}},
+        "confidence": {"type": "number"},
     }
     assert "several things" in model.bodies[0]["messages"][0]["content"]
 
 
 def test_the_model_is_asked_for_one_intent_elsewhere(model: ModelServer) -> None:
     assert think(model, says('{"intent": "complaint"}'), several=False) == Guess("complaint", "llm")
-    assert list(model.bodies[0]["response_format"]["json_schema"]["schema"]["properties"]) == ["intent"]
+    schema = model.bodies[0]["response_format"]["json_schema"]["schema"]
+    assert (list(schema["properties"]), schema["required"]) == (["intent", "confidence"], ["intent", "confidence"])
 
 
 def test_the_first_in_the_models_list_is_answered_the_others_wait(model: ModelServer) -> None:

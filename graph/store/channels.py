@@ -18,6 +18,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
+from graph.store.cluster import Cluster
 from graph.store.errors import StoreUnavailable
 
 Tell = Callable[[bytes | None], None]
@@ -149,7 +150,9 @@ class Channels:
 
     def _connection(self) -> AbstractConnection:
         """Make a connection of its own: it waits for messages longer than an answer may take."""
-        pool = self._client.connection_pool
+        # A cluster passes a message on to all its nodes; if this one is lost, the next connection leads to another.
+        client = self._client
+        pool = client.some_pool() if isinstance(client, Cluster) else client.connection_pool
         options = {**pool.connection_kwargs, "protocol": 2, "socket_timeout": None}
         return pool.connection_class(**options)
 

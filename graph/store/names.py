@@ -49,3 +49,8 @@ def keys_of(thread_id: str) -> list[str]:
 def events_key(thread_id: str) -> str:
     """Return the key of a call's events, which is also the channel that wakes who watches them."""
     return keys_of(thread_id)[-1]
+
+
+def followed_key(thread_id: str) -> str:
+    """Return the key that says, on a cluster, that somebody watches a call's events."""
+    return events_key(thread_id).removesuffix("events") + "followed"

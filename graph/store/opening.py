@@ -4,11 +4,13 @@
 A marker in the store keeps a restart from silently choosing another saver while calls of the first one live.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
+from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -18,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterCrossSlotError,
     NoPermissionError,
     ReadOnlyError,
     RedisError,
@@ -29,12 +32,15 @@ from graph.archive import Archive
 from graph.store import scripts
 from graph.store.calls import Calls
 from graph.store.channels import Channels
+from graph.store.cluster import Cluster, Owners, owners_in
 from graph.store.embedded import Fsync, embedded_store
 from graph.store.errors import StoreRefused, StoreUnavailable
 from graph.store.events import Events
 from graph.store.names import PREFIX
 from graph.store.redis_calls import LEASE_SECONDS, RedisCalls
 from graph.store.redis_events import RedisEvents
+from graph.store.redis_registry import RedisRegistry
+from graph.store.registry import Registry
 from graph.store.saver import CoreSaver
 from graph.store.versions import MemoryVersions, RedisVersions, Versions
 
@@ -44,12 +50,19 @@ Kind = Literal["core", "langgraph-redis", "memory"]
 _MARKER = "flows:checkpointer"
 _CONNECTIONS = 256
 _PROBE = "flows:probe"
+_IN_TWO_SLOTS = (_PROBE, "flows:checkpointer")
 _PROBES = (("FT._LIST",), ("JSON.TYPE", _PROBE))
 _ADDRESS = "write redis://[user:password@]host:port[/database], rediss:// or unix://, with special signs as %2F"
 _RIGHTS = (
     "check its name and password, and that it may run scripts and use the keys flows:* and the channels flows:*, "
     "with PUBLISH, SUBSCRIBE and PUBSUB NUMSUB"
 )
+_MAY_NOT_ASK = (
+    "the store is a Redis Cluster, and the user of REDIS_URL may not ask it which node keeps what; "
+    "allow that user CLUSTER SLOTS (+cluster|slots)"
+)
+_ONE_DATABASE = "the store is a Redis Cluster, of which we use database 0; leave the database out of REDIS_URL"
+_BY_SOCKET = "the store is a Redis Cluster, which is reached over TCP; set REDIS_URL to redis://host:port of a node"
 _REMEDY = "check REDIS_URL and that the server runs, or unset REDIS_URL to use the embedded store"
 
 log = structlog.get_logger()
@@ -64,6 +77,8 @@ class Store:
     saver: BaseCheckpointSaver[Any]
     events: Events
     versions: Versions
+    registry: Callable[[str], Registry]
+    """The agents of a tenant."""
 
 
 @asynccontextmanager
@@ -102,16 +117,18 @@ async def open_store(
     async with AsyncExitStack() as stack:
         address = url or (await stack.enter_async_context(embedded_store(data_dir, fsync=fsync))).url
         client = await stack.enter_async_context(_client(address))
-        channels = Channels(client)
-        stack.push_async_callback(channels.aclose)
         async with _opening():
+            client = await stack.enter_async_context(await _clustered(client, address))
+            channels = Channels(client)
+            stack.push_async_callback(channels.aclose)
             await client.publish(_PROBE, "")  # replicas wake each other over channels, which need rights of their own
             await client.pubsub_numsub(_PROBE)
             kind = await _chosen(client, choice)
             await _mark(client, kind)
             calls, saver = await (_core(client, terms) if kind == "core" else _langgraph_redis(client, terms))
             stack.push_async_callback(calls.aclose)
-            store = Store(kind, calls, saver, RedisEvents(client, channels), RedisVersions(client))
+            registry = partial(RedisRegistry, client)
+            store = Store(kind, calls, saver, RedisEvents(client, channels), RedisVersions(client), registry)
         log.info("store opened", checkpointer=kind, embedded=url is None)
         yield store
 
@@ -128,11 +145,12 @@ class _Terms(TypedDict):
 def _memory(ttl: int, audit_key: bytes, archive: Archive | None) -> Store:
     from graph.store.memory import MemoryCalls
     from graph.store.memory_events import MemoryEvents
+    from graph.store.memory_registry import MemoryRegistry
     from graph.store.stock import TurnwiseMemorySaver
 
     saver, events = TurnwiseMemorySaver(), MemoryEvents()
     calls = MemoryCalls(saver, events, ttl=ttl, audit_key=audit_key, archive=archive)
-    return Store("memory", calls, saver, events, MemoryVersions())
+    return Store("memory", calls, saver, events, MemoryVersions(), cache(MemoryRegistry))
 
 
 async def _core(client: Redis, terms: _Terms) -> tuple[RedisCalls, BaseCheckpointSaver[Any]]:
@@ -150,10 +168,14 @@ async def _langgraph_redis(client: Redis, terms: _Terms) -> tuple[RedisCalls, Ba
     return RedisCalls(client, saver, checkpoint_key=saver.key_of, **terms), saver
 
 
-def _client(url: str) -> Redis:
+def _client(url: str, *, database: int | None = None) -> Redis:
     """Return a client whose pool queues when it is full: the stock saver takes several connections a turn.
 
     A command whose answer was lost with its connection is sent again, once: what we send may run twice.
+
+    Args:
+        url: the server.
+        database: one of it, whatever the address says.
     """
     again = Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,))
     limits = {"timeout": 5, "socket_timeout": 5, "socket_connect_timeout": 2}
@@ -162,11 +184,52 @@ def _client(url: str) -> Redis:
             url, max_connections=_CONNECTIONS, retry=again, **limits
         )
         pool.connection_kwargs["decode_responses"] = False  # whatever the address says: checkpoints are bytes
+        if database is not None:
+            pool.connection_kwargs["db"] = database
         pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError):
         # Not the error's own words, nor itself as a cause: both may quote a part of the password.
         raise StoreRefused(f"REDIS_URL is not an address of a Redis server; {_ADDRESS}") from None
     return Redis.from_pool(pool)
+
+
+async def _clustered(client: Redis, url: str) -> Redis:
+    """Return a client of the whole cluster if the server is a node of one, else the same client."""
+    database = int(client.connection_pool.connection_kwargs.get("db") or 0)
+    if database:  # which a node of a cluster refuses before it is asked anything
+        async with _client(url, database=0) as asked:
+            owners = await _owners(asked)
+    else:
+        owners = await _owners(client)
+    if owners is None:
+        return client
+    if database:
+        raise StoreRefused(_ONE_DATABASE)
+    if "path" in client.connection_pool.connection_kwargs:
+        raise StoreRefused(_BY_SOCKET)
+    return Cluster(client, owners, lambda host, port: _client(_at(url, host, port)))
+
+
+async def _owners(client: Redis) -> Owners | None:
+    """Ask who keeps what in the cluster; None if there is none."""
+    try:
+        return await owners_in(client)
+    except NoPermissionError:
+        try:
+            await client.exists(*_IN_TWO_SLOTS)
+        except ClusterCrossSlotError as error:
+            raise StoreRefused(_MAY_NOT_ASK) from error
+    except ResponseError:
+        pass
+    return None
+
+
+def _at(url: str, host: str, port: int) -> str:
+    """Return the address of another node, with the user and options of this one."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    name = f"[{host}]" if ":" in host else host
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{name}:{port}"))
 
 
 @asynccontextmanager
@@ -197,6 +260,8 @@ async def _chosen(client: Redis, choice: Choice) -> Kind:
 
 async def _lack(client: Redis) -> str | None:
     """Say what `langgraph-redis` misses here. Ask by use: `COMMAND INFO` of an unknown command breaks redis-py 8."""
+    if isinstance(client, Cluster):
+        return "does not work on a Redis Cluster, over whose nodes one call would be strewn"
     for probe in _PROBES:
         try:
             await client.execute_command(*probe)  # type: ignore[no-untyped-call]

@@ -32,7 +32,7 @@ from graph.store.effects import (
 )
 from graph.store.errors import Busy, NotArchived, OutcomeUnknown, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.index import Index, warn
-from graph.store.names import keys_of
+from graph.store.names import followed_key, keys_of
 from graph.store.owed import Owed
 from graph.store.reading import NO_STEPS, Reading, died_in, push_in
 from graph.store.trails import KEPT_SECONDS, Trails
@@ -373,7 +373,7 @@ class RedisCalls(Reading):
         args += ttl and max(ttl, self._first_least), new.key or "", new.version, "" if new.ttl is None else new.ttl
         args += new.died or "", int(self._trails is not None)
         async with self._giving_back(turn):
-            asked = Asked(self._begin, keys_of(thread), args)
+            asked = Asked(self._begin, [*keys_of(thread), followed_key(thread)], args)
             touched = self._index.begun(thread, ttl=new.ttl, resumes=new.resumes)
             while (told := await self._with_index(asked, touched))[0][0] == _WAITS and self._trails:
                 await self._trails.archive(thread, "expired")

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
@@ -12,10 +12,14 @@ from redis.asyncio import Redis
 from graph.store import scripts
 from graph.store.asking import Argument, answering
 from graph.store.channels import Channels
+from graph.store.cluster import Cluster
+from graph.store.errors import StoreUnavailable
 from graph.store.events import KEPT_EVENTS, KEPT_SECONDS, START, Bell, Published, Watch, numbers_of
-from graph.store.names import PREFIX, events_key
+from graph.store.names import PREFIX, events_key, followed_key
 
 _CANCEL = f"{PREFIX}cancel"
+_TOLD_SECONDS = 60
+"""How long a call of a cluster counts as followed; it is told anew in a third of that."""
 
 
 class RedisEvents:
@@ -58,7 +62,13 @@ class RedisEvents:
         """Watch a call, over the connection that all watches of the process share."""
         bell = Bell()
         async with self._channels.heard(events_key(thread), bell.ring):
-            yield bell
+            if not isinstance(self._client, Cluster):
+                yield bell
+                return
+            watch = _Told(bell, self._client, followed_key(thread))
+            async with answering():
+                await watch.tell()
+            yield watch
 
     async def ask_to_cancel(self, thread: str) -> None:
         """Tell all replicas that hear at this moment."""
@@ -73,3 +83,26 @@ class RedisEvents:
                 thread = await asked.get()
                 if thread is not None:
                     yield thread.decode()
+
+
+class _Told:
+    """A watch of which a call on a cluster is told: its node counts only who hears from that node."""
+
+    def __init__(self, bell: Bell, client: Cluster, key: str) -> None:
+        self._bell = bell
+        self._client = client
+        self._key = key
+        self._tell_at = 0.0
+
+    async def tell(self) -> None:
+        """Say that the call is followed."""
+        await self._client.set(self._key, "", ex=_TOLD_SECONDS)
+        self._tell_at = asyncio.get_running_loop().time() + _TOLD_SECONDS / 3
+
+    async def changed(self, timeout: float) -> bool:
+        """Wait for a ring. If the store fails meanwhile, whoever reads what is new will be told."""
+        if asyncio.get_running_loop().time() > self._tell_at:
+            with suppress(StoreUnavailable):
+                async with answering():
+                    await self.tell()
+        return await self._bell.changed(timeout)

@@ -16,6 +16,7 @@ All keys of a call share one hash tag:
                              incarnation, head (the hash of the last), count, ended (whether the run has), archived
                              (how many of them), at (the hash of the last of these)
     flows:{TAG}:events       stream: what happened while turns ran, for who follows them; expires by itself
+    flows:{TAG}:followed     string, on a cluster: somebody follows the call, on whichever node; expires by itself
 
 A call whose turn is open has no end, or what a killed process left unanswered would be gone before anybody saw it;
 only a first turn that committed nothing, and sent no write, ends by itself. Nor has a call an end whose writes'
@@ -42,7 +43,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 BEGIN = (
     _CLOCK
     + """
--- KEYS call checkpoints steps writes keys effects audit events
+-- KEYS call checkpoints steps writes keys effects audit events followed
 -- ARGV token lease_ms opened incarnation first_ttl key version ttl died archives
 -- died: the only turn it may take over from. Answers {3} if steps of an earlier call of the name have to be archived.
 local had = redis.call('HMGET', KEYS[1], 'lease', 'turn', 'head', 'incarnation', 'push', 'version', 'ttl', 'opened',
@@ -60,6 +61,8 @@ end
 local incarnation, left = had[4] or ARGV[4], redis.call('PTTL', KEYS[1])
 local newest = redis.call('XREVRANGE', KEYS[8], '+', '-', 'COUNT', 1)[1]
 local after, watching = newest and newest[1] or '0-0', redis.call('PUBSUB', 'NUMSUB', KEYS[8])[2]
+-- A node of a cluster counts only who hears from it.
+if watching == 0 then watching = redis.call('EXISTS', KEYS[9]) end
 local ttl = ARGV[8] ~= '' and ARGV[8] or had[7]
 local fields = {'turn', ARGV[1], 'lease', string.format('%.0f', now + ARGV[2]), 'opened', ARGV[3], 'after', after,
   'base', had[3] or '', 'incarnation', incarnation}

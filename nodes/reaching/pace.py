@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _FADES = 10.0
 """Seconds in which what was seen loses two thirds of its weight."""
@@ -56,15 +56,24 @@ class Pace:
     def figures(self) -> dict[str, float | int | None]:
         """Return what it was lately: how many were asked, how many failed, and of those that answered the median and
         the 95th percentile (milliseconds)."""
+        return together([self])
+
+    def lately(self) -> list[tuple[float, bool]]:
+        """Return how long each answer, or failure, took lately, and whether it was a failure."""
         since = self._clock() - _LATELY
-        lately = [(seconds, failed) for at, seconds, failed in self._lately if at >= since]
-        answered = sorted(seconds for seconds, failed in lately if not failed)
-        return {
-            "calls": len(lately),
-            "errors": len(lately) - len(answered),
-            "p50_ms": _percentile(answered, 0.5),
-            "p95_ms": _percentile(answered, 0.95),
-        }
+        return [(seconds, failed) for at, seconds, failed in self._lately if at >= since]
+
+
+def together(paces: Iterable[Pace]) -> dict[str, float | int | None]:
+    """Return the figures of several endpoints as if they were one."""
+    lately = [one for pace in paces for one in pace.lately()]
+    answered = sorted(seconds for seconds, failed in lately if not failed)
+    return {
+        "calls": len(lately),
+        "errors": len(lately) - len(answered),
+        "p50_ms": _percentile(answered, 0.5),
+        "p95_ms": _percentile(answered, 0.95),
+    }
 
 
 def _percentile(ordered: list[float], share: float) -> float | None:

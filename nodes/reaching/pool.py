@@ -103,7 +103,7 @@ class Pool:
             spec: what its flow says of it.
             call: what stays the same as long as it is to be answered by the same version.
             stay_at: the endpoint (without credentials) where something of the call is under way: it is asked if it
-                can be.
+                can be, and waited for if it asks to be left alone for a while.
             avoid: endpoints (without credentials) that failed just before: they are asked only if nobody else can be.
 
         Raises:
@@ -117,6 +117,8 @@ class Pool:
             member.endpoint.wanted = now
         if len(crew.members) == 1:
             return self._only(agent, crew, avoid)
+        if stay_at is not None and (resting := [one for one in crew.members if _rests_at(one, stay_at)]):
+            raise NoEndpoint(agent, *_told_why(resting, dict.fromkeys(map(id, resting), "resting")))
         versions = in_order(agent, call, crew.weights) if crew.weights else None
         why = {id(member): _excluded(member, crew.weights, avoid) for member in crew.members}
         chosen = self._chosen(crew, versions, why, stay_at)
@@ -243,10 +245,8 @@ class Pool:
         """Return who is asked: first those nothing speaks against, then those that failed just before, or whose card
         cannot be had; where versions have weights, those of the call's version first."""
         if stay_at is not None:
-            there = [
-                one for one in crew.members if one.endpoint.public == stay_at and why[id(one)] in _BETTER_THAN_NOBODY
-            ]
-            if there:
+            there = [one for one in crew.members if one.endpoint.public == stay_at]
+            if there and why[id(there[0])] in (None, "unhealthy"):
                 return there[0]
         for reasons in ((None,), _BETTER_THAN_NOBODY):
             able = [one for one in crew.members if why[id(one)] in reasons]
@@ -337,6 +337,11 @@ def _excluded(member: Member, weights: Mapping[str, float], avoid: Collection[st
     if endpoint.public in avoid:
         return "failed_just_before"
     return "unhealthy" if endpoint.healthy is False else None
+
+
+def _rests_at(member: Member, url: str) -> bool:
+    """Tell whether it is the endpoint at an address, and asked to be left alone: it is there, and is waited for."""
+    return member.endpoint.public == url and bool(member.endpoint.rests)
 
 
 def _by_version(members: list[Member], versions: list[str] | None) -> Iterator[list[Member]]:

@@ -44,7 +44,8 @@ class Weights:
     """How calls are shared out over the versions of an agent, in place of what the flow file says."""
 
     weights: Mapping[str, float]
-    """Version → weight, none negative, at least one above zero. A version that is not named gets no new call."""
+    """Version → weight, none negative, at least one above zero. A version that is not named gets a
+    call only where no other can be asked."""
     by: str
     why: str
     at: str

@@ -72,18 +72,22 @@ async def look_up(host: str, port: int) -> list[str]:
 
 
 class PushGuard:
-    """Tells which webhooks may be reached.
+    """Tells which webhooks, or other addresses that somebody named, may be reached.
 
     Args:
         allow: hosts, addresses and networks that may be reached although they are not public.
         resolve: how hosts are looked up.
+        setting: what says `allow`, for messages.
 
     Raises:
         ValueError: naming the entry of `allow` that is none of them.
     """
 
-    def __init__(self, allow: Sequence[str] = (), *, resolve: Resolve = look_up) -> None:
-        entries = [_read_entry(entry) for entry in allow]
+    def __init__(
+        self, allow: Sequence[str] = (), *, resolve: Resolve = look_up, setting: str = "FLOWS_PUSH_ALLOW"
+    ) -> None:
+        entries = [_read_entry(entry, setting) for entry in allow]
+        self._setting = setting
         self._hosts = frozenset(entry for entry in entries if isinstance(entry, str))
         self._networks = [entry for entry in entries if not isinstance(entry, str)]
         self._resolve = resolve
@@ -148,7 +152,7 @@ class PushGuard:
         if any(meant in network for network in self._networks):
             return
         if any(meant in network for network in _NOT_PUBLIC):
-            remedy = "only the service's FLOWS_PUSH_ALLOW can allow it"
+            remedy = f"only the service's {self._setting} can allow it"
             raise PushRefused(f"the address of {host!r} is not public; {remedy}", address=str(address))
 
 
@@ -178,14 +182,14 @@ class CheckedResolver(AbstractResolver):
         """Do nothing: it holds nothing open."""
 
 
-def _read_entry(entry: str) -> str | Network:
+def _read_entry(entry: str, setting: str) -> str | Network:
     plain = entry.strip().casefold().rstrip(".")
     try:
         return ip_network(plain)
     except ValueError as error:
         if _NAME.fullmatch(plain) and not _NUMERIC.fullmatch(plain):
             return plain
-        raise ValueError(f"FLOWS_PUSH_ALLOW: {entry!r} is no host, address or network: {error}") from error
+        raise ValueError(f"{setting}: {entry!r} is no host, address or network: {error}") from error
 
 
 def _host_and_port(url: URL) -> tuple[str, int]:

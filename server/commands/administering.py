@@ -13,8 +13,12 @@ _TOKEN = "FLOWS_ADMIN_TOKEN"  # noqa: S105  (the variable's name)
 
 
 @contextmanager
-def administering(url: str) -> Iterator[httpx.Client]:
+def administering(url: str, *, option: str = "--url") -> Iterator[httpx.Client]:
     """Open a client that shows FLOWS_ADMIN_TOKEN, if there is one.
+
+    Args:
+        url: the service's address.
+        option: what names it on the command line.
 
     Raises:
         NoService: if `url` is no address, or no service answers there.
@@ -29,4 +33,4 @@ def administering(url: str) -> Iterator[httpx.Client]:
             yield client
     except httpx.HTTPError as error:
         why = str(error) or type(error).__name__
-        raise NoService(f"no service answers at {url} ({why}); name it with --url") from error
+        raise NoService(f"no service answers at {url} ({why}); name it with {option}") from error

@@ -25,10 +25,17 @@ def may_administer(request: Request) -> bool:
     if is_foreign_page(request.headers):
         return False
     if settings.admin_token is None:
-        return is_loopback(settings.host) and settings.public_url is None and _is_from_here(request)
+        return serves_this_machine_alone(request)
     said = request.headers.get("authorization", "")
     token = said[len(_SCHEME) :].strip() if said[: len(_SCHEME)].lower() == _SCHEME else ""
     return secrets.compare_digest(token.encode(), settings.admin_token.get_secret_value().encode())
+
+
+def serves_this_machine_alone(request: Request) -> bool:
+    """Tell whether nobody but this machine can reach the service, as far as the settings and a request tell."""
+    runtime: Runtime = request.app.state.runtime
+    settings = runtime.settings
+    return is_loopback(settings.host) and settings.public_url is None and _is_from_here(request)
 
 
 def _is_from_here(request: Request) -> bool:

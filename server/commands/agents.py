@@ -1,0 +1,249 @@
+"""`flows agents`: how the agents of a running service do, as a live table; switching them off and on, weighing their
+versions, registering instances of them.
+"""
+
+import getpass
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from server.commands.administering import administering
+from server.commands.inputs import BadInput
+from server.commands.showing import open_console
+from server.commands.talking import NoService, document_of, in_unicode
+
+_EACH_SECONDS, _PATIENCE_SECONDS = 1.0, 5.0
+_COLUMNS = (
+    *("agent", "state", "endpoint", "version", "weight", "health", "circuit"),
+    *("in flight", "calls", "errors", "p50", "p95", "source"),
+)
+_NUMBERS = ("weight", "in flight", "calls", "errors", "p50", "p95")
+_COLOURS = {"healthy": "green", "unhealthy": "red", "unknown": "dim", "open": "red", "half_open": "yellow"}
+_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
+_WIDEST = 10_000
+
+
+def show_agents(url: str, *, once: bool, as_json: bool) -> None:
+    """Print all agents with how their endpoints do: again each second until Ctrl-C, if a person looks on.
+
+    Args:
+        url: the service's address.
+        once: print them once.
+        as_json: print the document of the service instead, once.
+
+    Raises:
+        NoService: if `url` is no address, no service answers there, or it does not let us.
+    """
+    console = open_console()
+    with administering(url) as service:
+        told = _told(service.get("/agents"), url)
+        if as_json:
+            console.print(json.dumps(told, indent=2), markup=False, highlight=False, soft_wrap=True)
+        elif once or not console.is_terminal:
+            _print_whole(console, _table(told["agents"]))
+        else:
+            _keep_showing(console, service, url, told)
+
+
+def switch_off(url: str, name: str, reason: str, by: str | None) -> None:
+    """Let no call reach an agent, and print what that leads to.
+
+    Raises:
+        NoService: if no service answers, or it does not do it.
+    """
+    told = _done(url, "POST", f"/agents/{_quoted(name)}/off", {"by": _who(by), "reason": in_unicode(reason)})
+    fallback = told["fallback"]
+    instead = f"its fallback {fallback!r} is asked in its place" if fallback else "it has no fallback"
+    _say(f"{told['name']} is off: no call reaches it; {instead}")
+
+
+def switch_on(url: str, name: str, why: str | None, by: str | None) -> None:
+    """Let calls reach an agent again.
+
+    Raises:
+        NoService: if no service answers, or it does not do it.
+    """
+    said = {"by": _who(by)} | ({"why": in_unicode(why)} if why is not None else {})
+    _say(f"{_done(url, 'POST', f'/agents/{_quoted(name)}/on', said)['name']} is on")
+
+
+def weigh(url: str, name: str, given: Sequence[str], why: str, by: str | None, *, reset: bool) -> None:
+    """Share out the calls of an agent over its versions anew, and print how.
+
+    Args:
+        url: the service's address.
+        name: the agent's.
+        given: `VERSION=WEIGHT`, each.
+        reset: go back to the weights that its flow says instead.
+        why: the history keeps it.
+        by: who says so; whoever is logged in here if None.
+
+    Raises:
+        BadInput: if a weight cannot be read, or there is none.
+        NoService: if no service answers, or it does not do it.
+    """
+    if reset == bool(given):
+        raise BadInput("say either the weights, such as v1=90 v2=10, or --reset for those of the flow")
+    said = {"weights": None if reset else _weights(given), "by": _who(by), "why": in_unicode(why)}
+    told = _done(url, "PUT", f"/agents/{_quoted(name)}/weights", said)
+    shares = [f"{one['version']} {one['share'] or 0:.0%}" for one in told["versions"]]
+    _say(f"{told['name']} is weighed: {', '.join(shares) or 'it has no versions'}")
+
+
+def register(url: str, said: Mapping[str, Any]) -> None:
+    """Register an instance of an agent, and print how long it is kept.
+
+    Args:
+        url: the service's address.
+        said: the fields of the request; those that are None are left out.
+
+    Raises:
+        NoService: if no service answers, or it does not do it.
+    """
+    document = {name: in_unicode(value) if isinstance(value, str) else value for name, value in said.items()}
+    document = {name: value for name, value in document.items() if value is not None}
+    with administering(url, option="--service") as service:
+        told = _told(service.post("/agents/register", json=document), url)
+    of = "" if told["agent_type"] == told["name"] else f" as one of {told['agent_type']}"
+    kept = "until it is removed"
+    if told["expires_at"] is not None:
+        kept = f"until {told['expires_at']} unless it sends POST /agents/{told['name']}/heartbeat"
+    _say(f"{told['name']} is registered{of} at {told['url']}, {kept}")
+
+
+def remove(url: str, name: str) -> None:
+    """Take a registered instance away.
+
+    Raises:
+        NoService: if no service answers, or there is no such instance.
+    """
+    _done(url, "DELETE", f"/agents/{_quoted(name)}")
+    _say(f"{in_unicode(name)} is removed")
+
+
+def _keep_showing(console: Console, service: httpx.Client, url: str, told: Mapping[str, Any]) -> None:
+    """Show the table until Ctrl-C; a service that does not answer for a while leaves it standing."""
+    trouble = ""
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        try:
+            while True:
+                said = trouble or f"{url}, {told['heard_at']}; Ctrl-C ends"
+                live.update(Group(_table(told["agents"]), Text(said, "red" if trouble else "dim")), refresh=True)
+                time.sleep(_EACH_SECONDS)
+                try:
+                    told, trouble = _told(service.get("/agents", timeout=_PATIENCE_SECONDS), url), ""
+                except (httpx.HTTPError, NoService) as error:
+                    trouble = f"what stands here is of {told['heard_at']}: {error or type(error).__name__}"
+        except KeyboardInterrupt:
+            return
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table without cutting its cells: what is piped on has no width."""
+    if not console.is_terminal:
+        console.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+    console.print(table)
+
+
+def _table(agents: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in _COLUMNS:
+        table.add_column(column.upper(), justify="right" if column in _NUMBERS else "left", overflow="fold")
+    for agent in agents:
+        for row in _rows(agent):
+            table.add_row(*row)
+    return table
+
+
+def _rows(agent: Mapping[str, Any]) -> Iterator[list[Text]]:
+    """Yield a row for each endpoint of an agent, or one if it has none."""
+    off = agent["off"]
+    state = _cell(f"off by {off['by']}: {off['reason']}", "red") if off else _cell("on", "green")
+    first = [_cell(agent["name"], "bold"), state]
+    weights = {one["version"]: one["weight"] for one in agent["versions"]}
+    for endpoint in agent["endpoints"]:
+        yield [*first, *_of_endpoint(endpoint, weights)]
+        first = [_cell(""), _cell("")]
+    if not agent["endpoints"]:
+        yield [*first, _cell("it has no endpoint", "yellow")]
+
+
+def _of_endpoint(endpoint: Mapping[str, Any], weights: Mapping[str, float | None]) -> list[Text]:
+    here, elsewhere = endpoint["in_flight"], endpoint["elsewhere"]
+    circuit = f"{endpoint['circuit']}, rests" if endpoint["rests_seconds"] else endpoint["circuit"]
+    weight = weights.get(endpoint["version"])
+    return [
+        _cell(endpoint["url"]),
+        _cell(endpoint["version"] or ""),
+        _cell("" if weight is None else f"{weight:g}"),
+        _cell(endpoint["state"], _COLOURS[endpoint["state"]]),
+        _cell(circuit, _COLOURS.get(endpoint["circuit"], "")),
+        _cell(f"{here} + {elsewhere}" if elsewhere else str(here)),
+        _cell(str(endpoint["calls"])),
+        _cell(str(endpoint["errors"]), "red" if endpoint["errors"] else ""),
+        _cell(_milliseconds(endpoint["p50_ms"])),
+        _cell(_milliseconds(endpoint["p95_ms"])),
+        _cell(endpoint["instance"] or endpoint["source"]),
+    ]
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def _cell(text: str, style: str = "") -> Text:
+    """Return text on one line, without what would move the cursor: whoever registers may say anything."""
+    return Text("".join(letter if letter.isprintable() else " " for letter in text), style)
+
+
+def _weights(given: Sequence[str]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for one in map(in_unicode, given):
+        version, _, number = one.rpartition("=")
+        if not version or version in weights or not _NUMBER.fullmatch(number):
+            raise BadInput(f"{one!r} is no weight; write VERSION=WEIGHT, each version once, such as v1=90 v2=10")
+        weights[version] = float(number)
+    return weights
+
+
+def _who(by: str | None) -> str:
+    if by is not None:
+        return in_unicode(by)
+    try:
+        return in_unicode(getpass.getuser())
+    except (KeyError, OSError):
+        raise BadInput("nobody knows who you are here; say it with --by") from None
+
+
+def _quoted(name: str) -> str:
+    return quote(in_unicode(name), safe="")
+
+
+def _done(url: str, method: str, path: str, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    with administering(url) as service:
+        return _told(service.request(method, path, json=said), url)
+
+
+def _told(answer: httpx.Response, url: str) -> dict[str, Any]:
+    """Return the document of an answer, empty if there is none, if what was asked for was done."""
+    if answer.status_code == httpx.codes.NO_CONTENT:
+        return {}
+    told = document_of(answer)
+    if not answer.is_success:
+        errors = "; ".join(f"{error['field']}: {error['message']}" for error in told.get("errors", ()))
+        why = errors or told.get("detail", answer.reason_phrase)
+        raise NoService(f"the service at {url} did not do it: {why}")
+    return told
+
+
+def _say(text: str) -> None:
+    open_console().print(_cell(text), highlight=False, soft_wrap=True)

@@ -1,0 +1,86 @@
+"""`POST /agents/execute`: one piece of work for an agent of a type, as the fourth seed asks for it."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from nodes.reaching.records import News, Registered
+from tests.conftest import Service, StartService
+
+SEED = {
+    "agent_type": "text_processor",
+    "input_data": {"task_type": "sentiment_analysis", "text": "I love it."},
+}
+
+
+@pytest.fixture(scope="module")
+def service(start_for_module: StartService, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    return start_for_module(data_dir=tmp_path_factory.mktemp("flows"))
+
+
+def execute(service: Service, key: str | None = None, **work: Any) -> httpx.Response:
+    headers = {"idempotency-key": key} if key else {}
+    return service.http.post("/agents/execute", json={**SEED, **work}, headers=headers)
+
+
+def test_an_agent_of_the_type_does_it(service: Service, agents: dict[str, str]) -> None:
+    answer = execute(service).json()
+
+    assert answer["status"] == "completed"
+    assert answer["response"]["data"][0]["sentiment"] == "positive"
+    assert (answer["agent_type"], answer["agent"]) == ("text_processor", "text_processor")
+    assert answer["endpoint"] == agents["text_processor"]
+    known = service.http.get(f"/executions/{answer['execution_id']}").json()
+    assert (known["status"], known["response"]) == ("completed", answer["response"])
+
+
+def test_the_same_work_under_a_key_is_done_once(service: Service) -> None:
+    first, again = execute(service, "work-1"), execute(service, "work-1")
+
+    assert (first.status_code, first.content) == (200, again.content)
+    assert execute(service, "work-1", input_data={"text": "else"}).status_code == 422
+
+
+def test_a_type_that_nobody_has_is_refused(service: Service) -> None:
+    refused = execute(service, agent_type="text_procesor")
+
+    assert refused.status_code == 422
+    [error] = refused.json()["errors"]
+    assert error["field"] == "agent_type"
+    assert "did you mean 'text_processor'?" in error["message"]
+
+
+@pytest.mark.parametrize("agent_type", ["", "x" * 65, 7, None, "${HOME}", "a: b", "\n"])
+def test_a_type_that_is_none_is_refused(service: Service, agent_type: Any) -> None:
+    assert execute(service, agent_type=agent_type).status_code == 422
+
+
+def test_an_instance_of_a_new_type_is_found(service: Service, agents: dict[str, str]) -> None:
+    instance = Registered("reader-1", "reader", agents["text_processor"], None, (), None, "", None, False, None)
+    before = service.runtime.pool.news
+    service.runtime.pool.told(News(registered=(instance,)))
+    try:
+        answer = execute(service, agent_type="reader").json()
+    finally:
+        service.runtime.pool.told(before)
+
+    assert (answer["status"], answer["agent"], answer["endpoint"]) == (
+        "completed",
+        "reader",
+        agents["text_processor"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("agent_type", "effect", "meant"),
+    [("refund", None, "write"), ("refund", "read", "read"), ("greeting", None, "read")],
+)
+def test_what_moves_money_in_a_flow_does_so_here(
+    service: Service, agent_type: str, effect: str | None, meant: str
+) -> None:
+    answer = execute(service, agent_type=agent_type, effect=effect).json()
+
+    version = service.runtime.flows.known(f"{answer['flow']} {answer['flow_digest']}")
+    assert version is not None
+    assert version.flow.stages["execute"].effect == meant
