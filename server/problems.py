@@ -106,6 +106,10 @@ class TicketReused(Exception):
     """A ticket's name is that of another ticket."""
 
 
+class Stopping(Exception):
+    """The service was told to stop, and takes no more calls soon."""
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 says."""
 
@@ -168,6 +172,7 @@ TABLE: Mapping[type[Exception], Row] = {
     Replaced: Row(409, "turn-replaced", "A later message took this one's place", code=_UNSUPPORTED),
     Busy: Row(409, "turn-in-flight", "Another turn of this call is in flight", {"retry-after": "1"}, _UNSUPPORTED),
     TurnLost: Row(409, "turn-lost", "Another turn of this call has taken over", {"retry-after": "1"}, _UNSUPPORTED),
+    Stopping: Row(503, "stopping", "The service stops", {"retry-after": "1"}),
     StoreError: Row(503, "store-unavailable", "The store does not answer", {"retry-after": "2"}),
 }
 REFUSALS: Mapping[str, Row] = {

@@ -55,6 +55,8 @@ class Runtime:
     push_guard: PushGuard
     pool: Pool
     agents: Agents
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the service is told to stop: it is not ready any more, but serves on for `drain_seconds`."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service stops: what streams ends."""
 

@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     execution_ttl_seconds: int = Field(default=2_592_000, ge=1)
     agent_timeout_seconds: float = Field(default=15, gt=0)
     turn_timeout_seconds: float = Field(default=20, gt=0)
+    drain_seconds: float = Field(default=0, ge=0, le=3600)
+    """How long a service that is told to stop serves on, not ready, until no balancer sends it anything any more."""
     classifier_timeout_seconds: float = Field(default=3, gt=0)
     lease_seconds: float = Field(default=30, ge=0.5)
     busy_wait_seconds: float = Field(default=5, ge=0)

@@ -30,7 +30,7 @@ stages:
 fallback: clerk
 """
 TOKEN = "a-token-that-is-long"
-NUMBERS = re.compile(r"\d+(\.\d)? ms")
+PACE = re.compile(r"[\d.]+ / [\d.]+")
 
 
 @pytest.fixture
@@ -71,15 +71,28 @@ def test_the_table_tells_of_every_endpoint_on_one_line(desk: Service, puppet: tu
 
     lines = [re.split(r" {2,}", line.strip()) for line in done(desk, "--once").splitlines()]
 
-    head = ["AGENT", "STATE", "ENDPOINT", "VERSION", "WEIGHT", "HEALTH", "CIRCUIT"]
-    assert lines[0] == [*head, "IN FLIGHT", "CALLS", "ERRORS", "P50", "P95", "SOURCE"]
-    clerk = [NUMBERS.sub("some ms", cell) for cell in lines[1]]
+    head = ["AGENT", "STATE", "ENDPOINT", "VERSION", "HEALTH", "CIRCUIT"]
+    assert lines[0] == [*head, "IN FLIGHT", "CALLS", "ERRORS", "P50 / P95 MS", "SOURCE"]
+    clerk = [PACE.sub("its pace", cell) for cell in lines[1]]
     well = ["unknown", "closed", "0"]
-    assert clerk == ["clerk", "on", puppet[1], *well, "1", "0", "some ms", "some ms", "flow"]
-    assert lines[2] == ["payer", "on", "http://127.0.0.1:9/one", "v1", "90", *well, "0", "0", "flow"]
-    assert lines[3] == ["http://127.0.0.1:9/two", "v2", "10", *well, "0", "0", "flow"]
-    assert lines[4] == ["reader", "off by jo: it [red]errs[/]", "[2J", "it has no endpoint"]
-    assert len(lines) == 5
+    assert clerk == ["clerk", "on", puppet[1], *well, "1", "0", "its pace", "flow"]
+    assert lines[2] == ["payer", "on", "http://127.0.0.1:9/one", "v1 (90)", *well, "0", "0", "flow"]
+    assert lines[3] == ["http://127.0.0.1:9/two", "v2 (10)", *well, "0", "0", "flow"]
+    assert lines[4] == ["reader", "off", "none"]
+    since = told(desk, "reader")["off"]["at"]
+    assert lines[5:] == [[f"reader is off since {since}, by jo: it [red]errs[/]", "[2J"]]
+
+
+def test_what_is_wrong_with_an_endpoint_is_told(desk: Service) -> None:
+    endpoint = desk.runtime.pool.endpoint("http://127.0.0.1:9/two")
+    for _ in range(2):
+        endpoint.probed(healthy=False, why="it cannot be reached")
+
+    row, *_, note = done(desk, "--once").splitlines()[3:]
+
+    assert " unhealthy " in row
+    assert endpoint.probe is not None
+    assert note == f"http://127.0.0.1:9/two is unhealthy: it cannot be reached ({endpoint.probe.at})"
 
 
 def test_the_document_is_printed_as_it_is(desk: Service) -> None:

@@ -67,12 +67,12 @@ def flows_alone(
 
 
 @contextmanager
-def serving(data_dir: Path, agents: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(data_dir: Path, agents: dict[str, str], **more: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run `flows serve` on a free port, and yield its address and process."""
     env = {f"{name.upper()}_AGENT_URL": url for name, url in agents.items()}
     process = subprocess.Popen(
         [FLOWS, "serve", "--port", "0"],
-        env={**os.environ, **env, "FLOWS_DATA_DIR": str(data_dir)},
+        env={**os.environ, **env, "FLOWS_DATA_DIR": str(data_dir), **more},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -146,9 +146,13 @@ def test_serve_stops_cleanly_and_the_call_goes_on_after_a_start(
     start: StartService, tmp_path: Path, agents: dict[str, str]
 ) -> None:
     turn = {"call_identify_id": "CLI-1", "account_id": "A", "eci": "E"}
-    with serving(tmp_path, agents) as (url, process):
-        httpx.post(f"{url}/orchestrate", json={**turn, "input_message": "Hello"}).raise_for_status()
+    with serving(tmp_path, agents, FLOWS_DRAIN_SECONDS="1") as (url, process):
+        assert httpx.get(f"{url}/ready").status_code == 200
         process.send_signal(signal.SIGTERM)
+        while (ready := httpx.get(f"{url}/ready")).status_code == 200:
+            pass
+        assert (ready.status_code, ready.json()["type"]) == (503, "stopping")
+        httpx.post(f"{url}/orchestrate", json={**turn, "input_message": "Hello"}).raise_for_status()
         assert process.wait(timeout=20) == 0
 
     again = start(data_dir=tmp_path)

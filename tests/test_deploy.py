@@ -231,9 +231,12 @@ def test_a_replica_is_given_the_time_that_it_takes_to_stop() -> None:
 
 
 def seconds_to_stop(env: dict[str, Any]) -> float:
-    """How long stopping takes at most: turns that are answered, turns that go by themselves, the archive."""
-    settings = Settings(turn_timeout_seconds=float(env["FLOWS_TURN_TIMEOUT_SECONDS"]))
-    return grace_of(settings) + settings.turn_timeout_seconds + _CLOSING_SECONDS
+    """How long stopping takes at most: the drain, turns that are answered, those that go by themselves, the archive."""
+    settings = Settings(
+        turn_timeout_seconds=float(env["FLOWS_TURN_TIMEOUT_SECONDS"]),
+        drain_seconds=float(env.get("FLOWS_DRAIN_SECONDS", 0)),
+    )
+    return settings.drain_seconds + grace_of(settings) + settings.turn_timeout_seconds + _CLOSING_SECONDS
 
 
 @pytest.mark.parametrize(

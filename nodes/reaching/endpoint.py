@@ -69,6 +69,11 @@ class Endpoint:
         self._rests_until = max(self._rests_until, self._clock() + min(seconds, LONGEST_REST))
 
     @property
+    def idle_since(self) -> float:
+        """When a call last was, or could have been, sent there, on the clock; when it became known if none ever."""
+        return self.used if self.wanted is None else max(self.used, self.wanted)
+
+    @property
     def in_doubt(self) -> bool:
         """Whether it is to be probed soon: its circuit is open, or a probe has failed for the first time."""
         return self.circuit.state != "closed" or 0 < self._misses < MISSES
@@ -82,7 +87,7 @@ class Endpoint:
             seconds: how long that took.
             why: what went wrong if it did not.
         """
-        self.probe = Probe(datetime.now(UTC).isoformat(timespec="milliseconds"), seconds, why)
+        self.probe = Probe(datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), seconds, why)
         if not healthy:
             self._misses += 1
             self.healthy = self.healthy if self._misses < MISSES else False

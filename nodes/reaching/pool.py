@@ -291,9 +291,9 @@ class Pool:
             self._lately[choice.agent, choice.version].append((self._clock(), failed))
 
     def _forget(self, news: News) -> None:
-        """Forget endpoints that nobody has used for long: instances come and go, each with an address of its own."""
+        """Forget endpoints that nobody wanted for long: instances come and go, each with an address of its own."""
         registered, before = {one.url for one in news.registered}, self._clock() - _FORGOTTEN
-        idle = [url for url, one in self._endpoints.items() if not one.in_flight and one.used < before]
+        idle = [url for url, one in self._endpoints.items() if not one.in_flight and one.idle_since < before]
         for url in idle:
             if url not in registered:
                 del self._endpoints[url]

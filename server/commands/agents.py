@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import httpx
@@ -23,10 +23,11 @@ from server.commands.talking import NoService, document_of, in_unicode
 
 _EACH_SECONDS, _PATIENCE_SECONDS = 1.0, 5.0
 _COLUMNS = (
-    *("agent", "state", "endpoint", "version", "weight", "health", "circuit"),
-    *("in flight", "calls", "errors", "p50", "p95", "source"),
+    *("agent", "state", "endpoint", "version", "health", "circuit", "in flight", "calls", "errors", "p50 / p95 ms"),
+    "source",
 )
-_NUMBERS = ("weight", "in flight", "calls", "errors", "p50", "p95")
+_NUMBERS = ("in flight", "calls", "errors", "p50 / p95 ms")
+_SHORTENED = ("endpoint", "source")
 _COLOURS = {"healthy": "green", "unhealthy": "red", "unknown": "dim", "open": "red", "half_open": "yellow"}
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
 _WIDEST = 10_000
@@ -49,7 +50,7 @@ def show_agents(url: str, *, once: bool, as_json: bool) -> None:
         if as_json:
             console.print(json.dumps(told, indent=2), markup=False, highlight=False, soft_wrap=True)
         elif once or not console.is_terminal:
-            _print_whole(console, _table(told["agents"]))
+            _print_whole(console, told["agents"])
         else:
             _keep_showing(console, service, url, told)
 
@@ -137,7 +138,8 @@ def _keep_showing(console: Console, service: httpx.Client, url: str, told: Mappi
         try:
             while True:
                 said = trouble or f"{url}, {told['heard_at']}; Ctrl-C ends"
-                live.update(Group(_table(told["agents"]), Text(said, "red" if trouble else "dim")), refresh=True)
+                foot = Text(said, "red" if trouble else "dim")
+                live.update(Group(_table(told["agents"]), *_notes(told["agents"]), foot), refresh=True)
                 time.sleep(_EACH_SECONDS)
                 try:
                     told, trouble = _told(service.get("/agents", timeout=_PATIENCE_SECONDS), url), ""
@@ -147,17 +149,20 @@ def _keep_showing(console: Console, service: httpx.Client, url: str, told: Mappi
             return
 
 
-def _print_whole(console: Console, table: Table) -> None:
-    """Print a table without cutting its cells: what is piped on has no width."""
-    if not console.is_terminal:
+def _print_whole(console: Console, agents: Sequence[Mapping[str, Any]]) -> None:
+    table = _table(agents)
+    if not console.is_terminal:  # what is piped on has no width, and its cells are not cut
         console.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
     console.print(table)
+    for note in _notes(agents):
+        console.print(note, soft_wrap=True)
 
 
 def _table(agents: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in _COLUMNS:
-        table.add_column(column.upper(), justify="right" if column in _NUMBERS else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in _NUMBERS else "left"
+        table.add_column(column.upper(), justify=justify, no_wrap=column not in _SHORTENED, overflow="ellipsis")
     for agent in agents:
         for row in _rows(agent):
             table.add_row(*row)
@@ -166,38 +171,44 @@ def _table(agents: Sequence[Mapping[str, Any]]) -> Table:
 
 def _rows(agent: Mapping[str, Any]) -> Iterator[list[Text]]:
     """Yield a row for each endpoint of an agent, or one if it has none."""
-    off = agent["off"]
-    state = _cell(f"off by {off['by']}: {off['reason']}", "red") if off else _cell("on", "green")
-    first = [_cell(agent["name"], "bold"), state]
+    first = [_cell(agent["name"], "bold"), _cell(agent["state"], "red" if agent["off"] else "green")]
     weights = {one["version"]: one["weight"] for one in agent["versions"]}
     for endpoint in agent["endpoints"]:
         yield [*first, *_of_endpoint(endpoint, weights)]
         first = [_cell(""), _cell("")]
     if not agent["endpoints"]:
-        yield [*first, _cell("it has no endpoint", "yellow")]
+        yield [*first, _cell("none", "yellow")]
 
 
 def _of_endpoint(endpoint: Mapping[str, Any], weights: Mapping[str, float | None]) -> list[Text]:
-    here, elsewhere = endpoint["in_flight"], endpoint["elsewhere"]
-    circuit = f"{endpoint['circuit']}, rests" if endpoint["rests_seconds"] else endpoint["circuit"]
+    version, here, elsewhere = endpoint["version"] or "", endpoint["in_flight"], endpoint["elsewhere"]
     weight = weights.get(endpoint["version"])
+    circuit = f"{endpoint['circuit']}, rests" if endpoint["rests_seconds"] else endpoint["circuit"]
     return [
         _cell(endpoint["url"]),
-        _cell(endpoint["version"] or ""),
-        _cell("" if weight is None else f"{weight:g}"),
+        _cell(version if weight is None else f"{version} ({weight:g})"),
         _cell(endpoint["state"], _COLOURS[endpoint["state"]]),
         _cell(circuit, _COLOURS.get(endpoint["circuit"], "")),
         _cell(f"{here} + {elsewhere}" if elsewhere else str(here)),
         _cell(str(endpoint["calls"])),
         _cell(str(endpoint["errors"]), "red" if endpoint["errors"] else ""),
-        _cell(_milliseconds(endpoint["p50_ms"])),
-        _cell(_milliseconds(endpoint["p95_ms"])),
+        _cell(_pace(endpoint["p50_ms"], endpoint["p95_ms"])),
         _cell(endpoint["instance"] or endpoint["source"]),
     ]
 
 
-def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+def _pace(*milliseconds: float | None) -> str:
+    return " / ".join(f"{one:.1f}" if one < 10 else f"{one:.0f}" for one in milliseconds if one is not None)
+
+
+def _notes(agents: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
+    """Yield what there is to say besides: who is off and why, and what is wrong with endpoints."""
+    for agent in agents:
+        if off := agent["off"]:
+            yield _cell(f"{agent['name']} is off since {off['at']}, by {off['by']}: {off['reason']}", "red")
+        for endpoint in agent["endpoints"]:
+            if endpoint["state"] == "unhealthy" and (probe := endpoint["probe"]):
+                yield _cell(f"{endpoint['url']} is unhealthy: {probe['why']} ({probe['at']})", "red")
 
 
 def _cell(text: str, style: str = "") -> Text:

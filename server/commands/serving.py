@@ -78,7 +78,9 @@ async def _serve(settings: Settings) -> None:
             reloading = asyncio.create_task(_reload_when_asked(runtime.flows, hangups))
             log.info("serving", url=url_of(listener), flow=runtime.routes.flow.flow, checkpointer=runtime.store.kind)
             await stop
-            log.info("stopping")
+            log.info("stopping", in_seconds=settings.drain_seconds)
+            runtime.draining.set()
+            await asyncio.sleep(settings.drain_seconds)
             reloading.cancel()
             runtime.stopping.set()
 

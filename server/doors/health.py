@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.problems import responses
+from server.problems import Stopping, responses
 from server.runtime import Runtime
 
 router = APIRouter(tags=["operation"])
@@ -19,7 +19,9 @@ async def health(request: Request) -> dict[str, Any]:
 
 @router.get("/ready", summary="Able to serve", responses=responses(503))
 async def ready(request: Request) -> dict[str, Any]:
-    """Say that the store answers and the flow is checked."""
+    """Say that the store answers and the flow is checked; not ready from when the service is told to stop."""
     runtime: Runtime = request.app.state.runtime
+    if runtime.draining.is_set():
+        raise Stopping("it was told to stop; another replica takes calls")
     await runtime.store.calls.ping()
     return {"status": "ready", "checkpointer": runtime.store.kind, "flow": runtime.routes.flow.flow}
