@@ -3,6 +3,7 @@
 What is asked is `nodes.requests`' work, what comes of the answer `nodes.learning`'s.
 """
 
+import asyncio
 import math
 import random
 import time
@@ -17,13 +18,14 @@ from langgraph.runtime import Runtime
 
 from nodes.canceling import cancel_all, open_tasks, unless
 from nodes.deadline import seconds_left, timed
-from nodes.fallbacks import in_turn
+from nodes.fallbacks import in_turn, is_unanswered
 from nodes.jobs import Job
 from nodes.models import answer_of
 from nodes.moving import CannotGoOn
 from nodes.outcome import Outcome, now
 from nodes.ports import AgentCaller, AgentRequest, Effect, Model, Reply, Resolution, TurnContext
 from nodes.reaching.choices import AgentOff, Choice, NoEndpoint
+from nodes.reaching.endpoint import LONGEST_REST
 from nodes.reaching.pool import Pool
 from nodes.remote.errors import AgentError, NoTimeLeft, TimedOut
 from nodes.requests import attempt_seconds, model_request, request_for_nobody, request_to, with_input
@@ -35,8 +37,9 @@ from nodes.writing import Write, effects_of
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 ENDPOINTS_TRIED = 3
 """So many endpoints of an agent are asked in turn, whatever its `attempts`, where the first ones fail."""
-_FAIR = 0.5
-"""The share of an attempt's usual time that would do for an answer: an agent that has less is not to blame."""
+_FAIR, _NEARLY = 0.5, 0.9
+"""The share of an attempt's usual time that would do for an answer; and that which an agent must have had before it
+is blamed for having given none."""
 _FAILED = ("failed", "rejected")
 
 Ask = Callable[[], Coroutine[Any, Any, Reply]]
@@ -78,6 +81,8 @@ async def asked(
     outcome = Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
     if asking.choice is not None:
         outcome = replace(outcome, version=asking.choice.version, candidates=asking.choice.candidates)
+    elif isinstance(error, NoEndpoint):
+        outcome = replace(outcome, candidates=error.candidates)
     if asking.write is not None:
         write, resolution = asking.write, asking.write.resolution or asking.resolution
         outcome = replace(outcome, parked=write.parked, held_by=write.held_by, resolution=resolution)
@@ -115,6 +120,8 @@ class _Asking:
     _may_have_acted: bool = False
     """Whether nobody knows if an agent acted on a write that was sent in an attempt before."""
     _began: float = 0.0
+    _rests: float = 0.0
+    """Seconds to wait before the next attempt, as the agent asked to be left alone."""
 
     def __post_init__(self) -> None:
         self.at = self._to(self.job.agent)
@@ -145,15 +152,20 @@ class _Asking:
                 if last or not self._may_turn_to_another(error):
                     raise
             else:
-                if last or reply.task_state not in _FAILED:
+                if last or reply.task_state not in self._left_to_others():
                     return reply
                 self._note(f"task_{reply.task_state}", reply.text)
         raise LookupError(f"{self.job.where!r} has nobody to ask")
 
+    def _left_to_others(self) -> tuple[str, ...]:
+        """Return the states of a task with which the next is asked; a write that failed may have done half of it."""
+        return _FAILED if self.job.effect == "read" else ("rejected",)
+
     def _from_where_it_was_left(self) -> list[str]:
         """Return those to ask in turn; not again those before one that was sent a write and never answered."""
-        chain, effects = list(in_turn(self.facts, self.job.agent)), effects_of(self.context)
-        left = effects and next((agent for agent in chain if effects.left_at(self.job.where, agent)), None)
+        chain = list(in_turn(self.facts, self.job.agent))
+        sent = (agent for agent in chain if is_unanswered(self.job, agent, self.state, self.context))
+        left = next(sent, None)
         return chain[chain.index(left) :] if left else chain
 
     def _to(self, agent: str) -> AgentRequest:
@@ -185,13 +197,31 @@ class _Asking:
         if not isinstance(error, AgentError) or not self._may_pass(error):
             return False
         if self.choice is not None and self.choice.fresh > 1 and self._may_turn_elsewhere(error):
-            return 0.0
+            return 0.0 if self._would_do(0.0) else False
         if self.attempt >= attempts:
             return False
         if not error.retry_after:  # 0: whoever is sent there to see if it is back is on the way
-            return error.retry_after is not None or not isinstance(error, NoEndpoint)
-        pause = error.retry_after + random.uniform(0, _FIRST_PAUSE)  # not all at the same moment
-        return pause if pause < seconds_left(self.context, math.inf) else False
+            waits = error.retry_after is not None or not isinstance(error, NoEndpoint)
+            return waits and self._would_do(_LONGEST_PAUSE)
+        if error.retry_after > _LONGEST_PAUSE and self._has_fallback:
+            return False
+        pause = min(error.retry_after, LONGEST_REST) + random.uniform(0, _FIRST_PAUSE)  # not all at the same moment
+        if not self._would_do(pause):
+            return False
+        self._rests = pause  # not stamina's to wait for: the call may be ended meanwhile
+        return 0.0
+
+    def _would_do(self, pause: float) -> bool:
+        """Tell whether the time left after a pause would do for an answer. A write that is sent too late to be
+        answered would be one of which nobody knows what came of it, and before it was certain."""
+        if self.job.llm or (self.job.effect == "read" and pause <= _LONGEST_PAUSE):
+            return True
+        left = seconds_left(self.context, math.inf) - pause
+        return left >= _FAIR * attempt_seconds(self.facts, self.job, self.at.agent)
+
+    @property
+    def _has_fallback(self) -> bool:
+        return not self.job.llm and self.facts.agents[self.at.agent].fallback is not None
 
     def _endpoints(self) -> int:
         agent = self.at.agent
@@ -201,6 +231,9 @@ class _Asking:
         """Ask once, unless the call is to end or no time is left; note a failure."""
         cancel = self.context.cancel
         if cancel is not None and cancel.is_set():
+            raise _ToBeCanceled
+        rests, self._rests = self._rests, 0.0
+        if rests and await unless(cancel, asyncio.sleep(rests, True)) is None:
             raise _ToBeCanceled
         self._began = time.perf_counter()
         try:
@@ -221,9 +254,7 @@ class _Asking:
     def _of_every_attempt(self, error: AgentError) -> AgentError:
         """Return the error as what all attempts tell: that the last did not arrive says nothing of the others."""
         if self.job.effect == "write" and error.acted is not None and self._may_have_acted:
-            told = type(error).__new__(type(error), *error.args)
-            told.__dict__ |= error.__dict__ | {"acted": None}
-            error = told
+            error = error.unknown()
         self._may_have_acted = error.acted is None
         return error
 
@@ -241,7 +272,7 @@ class _Asking:
         except (AgentOff, NoEndpoint) as error:
             return await self._asked_after(error)
         self.at = replace(self.at, url=choice.endpoint.url)
-        fair = self.at.timeout >= _FAIR * attempt_seconds(self.facts, self.job, self.at.agent)
+        fair = self.at.timeout >= _NEARLY * attempt_seconds(self.facts, self.job, self.at.agent)
         with self.world.pool.trying(choice, fair=fair) as trial:
             try:
                 reply = await self._handed_over(self._told())
@@ -254,17 +285,20 @@ class _Asking:
 
     async def _asked_after(self, error: AgentError) -> Reply:
         """Ask what came of a write that was sent before, although nothing may be sent now; raise why otherwise."""
-        left = self._left()
-        if left is None:
-            raise error
         agent = self.at.agent
-        self.at = replace(self.at, url=self.world.pool.where(agent, self.facts.agents[agent], left.url))
+        if not is_unanswered(self.job, agent, self.state, self.context):
+            raise error
+        url = self.world.pool.where(agent, self.facts.agents[agent], self._under_way_at())
+        self.at = replace(self.at, url=url)
         return await self._handed_over(self._told(), closed=error)
 
     def _chosen(self) -> Choice:
         agent = self.at.agent
         spec, call = self.facts.agents[agent], self.state["incarnation"]
-        return self.world.pool.choose(agent, spec, call, stay_at=self._under_way_at(), avoid=self._failed_at)
+        stays = is_unanswered(self.job, agent, self.state, self.context)
+        return self.world.pool.choose(
+            agent, spec, call, stay_at=self._under_way_at(), must_stay=stays, avoid=self._failed_at
+        )
 
     def _left(self) -> Effect | None:
         effects = effects_of(self.context)
@@ -309,7 +343,7 @@ class _Asking:
         """Tell whether it makes sense, and is safe, to ask the same one once more."""
         if not error.retryable or isinstance(error, AgentOff):
             return False
-        if isinstance(error, NoEndpoint) and self.facts.agents[self.at.agent].fallback:
+        if isinstance(error, NoEndpoint) and self._has_fallback:
             return False
         again = self.write is not None and self.write.may_be_sent_again and not isinstance(error, NoTimeLeft)
         return again or self._may_turn_to_another(error)

@@ -1,7 +1,6 @@
 """Sending a write: written down before it leaves, asked about when its answer is lost, and never sent a second time
 unless its agent dedupes. What nobody can know is parked for a person."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -105,7 +104,7 @@ class Write:
             if not self.may_be_sent_again and self._keeps_records:
                 self._park()
                 raise OutcomeNotKnown(self.request.agent)
-        if self.closed is not None:
+        if self.closed is not None and not self.request.task_works:  # asking after a task sends nothing
             return await self._after(self._of_every_time(self.closed))
         return await self._sent(tell)
 
@@ -164,10 +163,7 @@ class Write:
     def _of_every_time(self, error: AgentError) -> AgentError:
         """Return the error as what is known of all the times that the message was sent: that this one did not arrive
         says nothing of those before."""
-        if error.acted is False and (self._resent or self._was_sent_before()):
-            error = copy.copy(error)
-            error.acted = None
-        return error
+        return error.unknown() if error.acted is False and (self._resent or self._was_sent_before()) else error
 
     async def _sent_once_more(self, tell: Tell) -> Reply:
         """Send it again at once: its agent acts once on it, so that nothing has to be asked."""
@@ -232,8 +228,14 @@ class Write:
             sent_at=now(),
             after=self.state.get("step_count", 0),
             run=self.state.get("run", 1),
-            url=public_url(request.url),
+            url=self._sent_to(),
         )
+
+    def _sent_to(self) -> str:
+        """Return the endpoint that was sent it, without credentials."""
+        before: Mapping[str, Any] = self.state.get("remote_tasks", {}).get(self.job.talk, {})
+        where = (self._left.url if self._left else before.get("url")) if self._was_sent_before() else None
+        return where or public_url(self.request.url)
 
 
 def effects_of(context: TurnContext) -> Effects | None:

@@ -26,10 +26,11 @@ async def flow_for(flows: Flows, pool: Pool, agent_type: str, effect: Literal["r
         flows: the flows of the service.
         pool: the instances of agents that have registered themselves.
         agent_type: the type, or an agent's name.
-        effect: whether it moves money or changes records; None for what the flows say of it.
+        effect: whether it moves money or changes records; None for what the flows say of it. One of which they say
+            nothing is taken to write.
 
     Raises:
-        BadInput: if there is no such agent.
+        BadInput: if there is no such agent, or it is said to read but a flow says that it writes.
         StoreError: if the store failed.
     """
     name = f"agent-{slug(agent_type, _SLUG)}-{hashlib.sha256(f'{agent_type} {effect}'.encode()).hexdigest()[:8]}"
@@ -44,6 +45,11 @@ async def flow_for(flows: Flows, pool: Pool, agent_type: str, effect: Literal["r
     return known if known is not None and known.text == text else await flows.add(text, name, fills=True)
 
 
+def writes(version: Version) -> bool:
+    """Tell whether a flow's agent is asked to move money or to change records."""
+    return any(stage.effect == "write" for stage in version.flow.stages.values())
+
+
 def parts_of(input_data: Mapping[str, Any]) -> list[Part]:
     """Return the message that an agent gets: what is called `text` as its text, all else as one data part."""
     told = dict(input_data)
@@ -53,9 +59,13 @@ def parts_of(input_data: Mapping[str, Any]) -> list[Part]:
 
 def _written(name: str, flows: Flows, pool: Pool, agent_type: str, effect: Literal["read", "write"] | None) -> str:
     agents = known_agents(flows, pool)
-    step = {"name": STAGE, "agent_type": agent_type, "effect": effect}
+    step = {"name": STAGE, "agent_type": agent_type, "effect": "write" if effect == "write" else None}
     work = Workflow.model_validate({"name": "Work for an agent", "steps": [step]})
-    flow = translate(work, name, agents.families, agents.writers)
+    maybe = agents.writers if effect == "read" else agents.writers | agents.undeclared
+    flow = translate(work, name, agents.families, maybe)
     for stage in flow["stages"].values():
         del stage["input"]  # the message goes as it is
+        if effect == "read" and stage.get("effect") == "write":
+            message = f"a flow says that {agent_type!r} writes; leave it out, or send 'write'"
+            raise BadInput([{"field": "effect", "message": message}])
     return written(flow)

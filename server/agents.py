@@ -13,8 +13,10 @@ from typing import Self
 
 import structlog
 
+from graph.loader import FlowError, parse_flow
 from graph.store.errors import StoreError
 from graph.store.registry import Counts, Registry, Report
+from graph.workflows import DEFAULT_AGENTS, written
 from nodes.outcome import now
 from nodes.reaching.pool import Member, Pool, belongs
 from nodes.reaching.records import News, Off, Registered, Weights
@@ -42,12 +44,14 @@ class KnownAgent:
 
     name: str
     flows: Mapping[str, Agent]
-    """What each flow says of it, by the flow's name; empty if only instances of it are registered."""
+    """What each flow says of it, by the flow's name; empty if no flow names it."""
+    otherwise: Agent = _OF_NO_FLOW
+    """What is known of it then."""
 
     @property
     def specs(self) -> Iterable[Agent]:
         """What is said of it."""
-        return self.flows.values() or (_OF_NO_FLOW,)
+        return self.flows.values() or (self.otherwise,)
 
     @property
     def spec(self) -> Agent:
@@ -80,6 +84,7 @@ class Agents:
         self.versions: Counts = {}
         self.heard_at: str | None = None
         self._flows = flows
+        self._of_workflows = _of_workflows(flows.env)
         self._replica = secrets.token_hex(8)
         self._revision = ""
         self._failing = False
@@ -121,9 +126,10 @@ class Agents:
             for name, spec in self._flows.current(flow).flow.agents.items():
                 said.setdefault(name, {})[flow] = spec
         agents = {name: KnownAgent(name, flows) for name, flows in said.items()}
+        agents = {name: KnownAgent(name, {}, spec) for name, spec in self._of_workflows.items()} | agents
         names = set(agents) | {spec.type for flows in said.values() for spec in flows.values()}
         news = self.pool.news
-        others = [one.agent_type for one in news.registered if not {one.name, one.agent_type} & names]
+        others = [one.agent_type for one in news.registered if one.agent_type not in names]
         for name in (
             *others,
             *news.off,
@@ -142,6 +148,10 @@ class Agents:
         if name not in known:
             raise AgentNotFound(self._no_agent(name, known))
         return known[name]
+
+    def off(self, agent: KnownAgent) -> Off | None:
+        """Return who switched the agent off, and why; None if it is on."""
+        return next(filter(None, (self.pool.off(agent.name, spec) for spec in agent.specs)), None)
 
     def members(self, agent: KnownAgent) -> list[Member]:
         """Return the endpoints of an agent, in all flows."""
@@ -235,3 +245,14 @@ class Agents:
             f"there is no agent {name!r}: no flow that is served names it, and no instance of it is registered; "
             + (f"there are {there}" if known else "there is none")
         )
+
+
+def _of_workflows(env: Mapping[str, str]) -> Mapping[str, Agent]:
+    """Return the agents that workflows may ask for although no flow has them."""
+    stages = {f"stage_{name}": {"agent": name} for name in DEFAULT_AGENTS}
+    text = written({"flow": "workflows", "agents": DEFAULT_AGENTS, "stages": stages})
+    try:
+        return parse_flow(text, "the agents of workflows", env).agents
+    except FlowError as error:
+        log.warning("the agents of workflows are not known", reason=str(error))
+        return {}

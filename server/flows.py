@@ -120,7 +120,7 @@ class Flows:
         self._store = store
         self._build = build
         self._tenant = tenant
-        self._env = os.environ if env is None else env
+        self.env = os.environ if env is None else env
         self._files = files
         self._idle = idle
         self._current: dict[str, Version] = {}
@@ -331,7 +331,7 @@ class Flows:
         return Version(file.flow, partial(self._build, file.flow), file.text, file.file, fills)
 
     def _made(self, text: str, file: str, fills: bool) -> Version:
-        flow = parse_flow(text, file, self._env if fills else {})
+        flow = parse_flow(text, file, self.env if fills else {})
         return self._compiled(FlowFile(flow, text, file), fills)
 
     def _again(self, kept: KeptVersion) -> Version | None:

@@ -26,7 +26,8 @@ from server.problems import BadInput
 SETTING = "FLOWS_AGENTS_ALLOW"
 MOST_CARD_BYTES = 1_000_000
 DEFAULT_TTL_SECONDS = 60
-ANYWHERE = PushGuard(("0.0.0.0/0", "::/0"), setting=SETTING)
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+ANYWHERE = PushGuard(EVERYWHERE, setting=SETTING)
 """Lets every address pass that is one: for a service that nobody but this machine can reach."""
 
 _CARD_SECONDS, _LOOK_UP_SECONDS = 5.0, 2.0

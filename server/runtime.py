@@ -27,12 +27,14 @@ from server.a2a.push import CallPushConfigs
 from server.a2a.push_delivery import PushSender
 from server.a2a.push_guard import PushGuard
 from server.a2a.tasks import thread_of_task
+from server.agent_hosts import AgentHosts
 from server.agents import Agents
 from server.archiving import archiving
 from server.flow_files import must_check, read_flows
 from server.flows import IDLE_SECONDS, Build, Flows
+from server.listening import is_loopback
 from server.probing import probing
-from server.registering import SETTING
+from server.registering import EVERYWHERE, SETTING
 from server.resuming import keeping_on
 from server.settings import Settings
 from server.turning_down import turning_down
@@ -96,8 +98,9 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
             )
         )
         idle = max(IDLE_SECONDS, settings.execution_ttl_seconds)  # so that what has ended can be told of
-        caller = await stack.enter_async_context(Caller(open_client(), max_reply_bytes=settings.max_reply_bytes))
         pool = Pool()
+        client = open_client(resolver=partial(AgentHosts, pool, _allowed(settings), SETTING))
+        caller = await stack.enter_async_context(Caller(client, max_reply_bytes=settings.max_reply_bytes))
         build = await _build(settings, store, caller, pool, stack)
         flows = Flows(store, build, tenant=settings.tenant, env=known, files=files, idle=idle)
         await flows.open(found)
@@ -115,8 +118,10 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
             execution_ttl=settings.execution_ttl_seconds,
             hooks=[Notifier(sender, flows)],
         )
-        registry, agents_guard = store.registry(settings.tenant), PushGuard(settings.agents_allow, setting=SETTING)
-        agents = await stack.enter_async_context(Agents(registry, pool, flows, agents_guard))
+        registry = store.registry(settings.tenant)
+        agents = await stack.enter_async_context(
+            Agents(registry, pool, flows, PushGuard(settings.agents_allow, setting=SETTING))
+        )
         await stack.enter_async_context(turning_down(agents))
         await stack.enter_async_context(probing(pool, caller.probe, settings.probe_seconds))
         if settings.archive_dir is not None:
@@ -126,9 +131,7 @@ async def open_runtime(settings: Settings, env: Mapping[str, str] | None = None)
         yield Runtime(settings, flows, store, turns, push_configs, guard, pool, agents)
 
 
-async def _build(
-    settings: Settings, store: Store, caller: Caller, pool: Pool, stack: AsyncExitStack
-) -> Build:
+async def _build(settings: Settings, store: Store, caller: Caller, pool: Pool, stack: AsyncExitStack) -> Build:
     """Return what compiles a flow: all of them share one way to the agents."""
     classifier = await _chosen(choose_classifier, settings, stack)
     model = await _chosen(choose_model, settings, stack)
@@ -174,6 +177,12 @@ async def _chosen(choose: Callable[..., Closing | None], settings: Settings, sta
     if chosen is not None:
         stack.push_async_callback(chosen.aclose)
     return chosen
+
+
+def _allowed(settings: Settings) -> tuple[str, ...]:
+    """Return where registered agents may be: anywhere, if nobody but this machine can reach us."""
+    alone = is_loopback(settings.host) and settings.public_url is None
+    return EVERYWHERE if alone else settings.agents_allow
 
 
 def _archive(settings: Settings) -> Archive | None:

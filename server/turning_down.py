@@ -102,9 +102,8 @@ class TurningDown:
 
     async def _turn_down(self, name: str, version: str, weights: Weights) -> None:
         judged_by = self._agents.pool.news.weights.get(name)
-        if (await self._agents.registry.all()).weights.get(name) != judged_by:
+        if not await self._agents.registry.weigh(name, weights, "turned_down", unless_changed=judged_by):
             return  # another replica was first, or a person
-        await self._agents.registry.weigh(name, weights, "turned_down")
         log.warning("version turned down", agent=name, version=version, reason=weights.why)
         await self._agents.refresh()
 

@@ -16,7 +16,17 @@ from typing import Any
 from graph.document import LARGEST, TOO_LARGE, read_document
 from graph.loader import FlowError, Problem
 from graph.store.versions import Versions
-from graph.workflows import DEFAULT_AGENTS, Family, Untranslatable, Workflow, slug, translate, writers_in, written
+from graph.workflows import (
+    DEFAULT_AGENTS,
+    Family,
+    Untranslatable,
+    Workflow,
+    marks_of,
+    slug,
+    translate,
+    writers_in,
+    written,
+)
 from nodes.outcome import now
 from nodes.reaching.pool import Pool
 from server.flows import Flows, Version
@@ -138,6 +148,8 @@ class KnownAgents:
     """Those that count most first."""
     writers: frozenset[str]
     """What tells those that write."""
+    undeclared: frozenset[str] = frozenset()
+    """What tells those of which no flow says whether they write."""
 
 
 def known_agents(flows: Flows, pool: Pool) -> KnownAgents:
@@ -145,7 +157,9 @@ def known_agents(flows: Flows, pool: Pool) -> KnownAgents:
     texts = tuple(text for name in flows.names() if (text := flows.current(name).text))
     known = _agents_in(texts)
     registered = {one.agent_type: {"type": one.agent_type} for one in pool.news.registered}
-    return KnownAgents([*known.families, registered], known.writers)
+    said = {mark for family in known.families for agent in family.values() for mark in marks_of(agent)}
+    undeclared = {mark for agent in registered.values() for mark in marks_of(agent)} - said
+    return KnownAgents([*known.families, registered], known.writers, frozenset(undeclared))
 
 
 @lru_cache(maxsize=4)
@@ -161,7 +175,9 @@ def _translated(workflow: Workflow, name: str, agents: KnownAgents, made_from: M
     told = json.dumps(made_from).replace("\x7f", "\\u007f")
     if len(told) > LARGEST:
         raise FlowError([Problem(name, 1, TOO_LARGE)])
-    return f"{_ABOVE}{told}\n{written(translate(workflow, name, agents.families, agents.writers))}"
+    return (
+        f"{_ABOVE}{told}\n{written(translate(workflow, name, agents.families, agents.writers | agents.undeclared))}"
+    )
 
 
 def _read(name: str, digest: str, text: str) -> KeptWorkflow | None:

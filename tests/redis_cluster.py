@@ -134,8 +134,8 @@ def redis_cluster(directory: Path) -> Iterator[RedisCluster]:
         nodes = []
         for number, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
             node = Node(directory / f"node-{number}", free_port(), free_port(), first, last)
-            node.start()
             stack.callback(node.kill)
+            node.start()
             node.do("CLUSTER", "ADDSLOTSRANGE", first, last)
             node.do("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             nodes.append(node)

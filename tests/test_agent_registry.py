@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from nodes.spec import Agent
 from tests.conftest import Service, StartService
 from tests.desk import PATIENCE
 from tests.puppet import Puppet
@@ -107,7 +108,7 @@ def test_an_instance_comes_is_asked_beats_and_goes(
 def test_agents_of_flows_and_registered_ones_meet_in_one_view(desk: Service, puppet: tuple[Puppet, str]) -> None:
     registered(desk, "http://127.0.0.1:9")
     registered(desk, "http://127.0.0.1:10", name="lonely-1", agent_type="lonely")
-    registered(desk, "http://127.0.0.1:11", name="clerk", agent_type="unheard_of")
+    registered(desk, "http://127.0.0.1:11", name="clerk-2", agent_type="clerk")
 
     assert names(desk) == ["clerk", "lonely", "payer", "writer"]
     lonely, clerk = agent(desk, "lonely"), agent(desk, "clerk")
@@ -149,7 +150,7 @@ def test_the_kill_switch_reaches_every_replica_within_a_second_and_survives_them
     soon(lambda: len(other.runtime.pool.news.registered), 1)
 
     off = one.http.post("/agents/writer/off", json={"by": "jo", "reason": "it writes nonsense"})
-    soon(lambda: other.runtime.pool.off("writer") is not None, wanted=True, seconds=1)
+    soon(lambda: other.runtime.pool.off("writer", Agent()) is not None, wanted=True, seconds=1)
     other.turn("C", "hello", "ask")
     later = start(**settings)  # a new replica knows from its first turn on
     later.turn("D", "hello", "ask")
@@ -158,7 +159,7 @@ def test_the_kill_switch_reaches_every_replica_within_a_second_and_survives_them
     assert (off.json()["off"]["by"], off.json()["off"]["reason"]) == ("jo", "it writes nonsense")
     assert last_step(other, "C") == last_step(other, "D") == ("clerk", puppet[1])
     later.http.post("/agents/writer/on", json=BY_JO)
-    soon(lambda: one.runtime.pool.off("writer"), None, seconds=1)
+    soon(lambda: one.runtime.pool.off("writer", Agent()), None, seconds=1)
     one.turn("E", "hello", "ask")
     assert last_step(one, "E") == ("writer", agents["closing"])
     history = [(event["what"], event["by"], event["why"]) for event in agent(one, "writer")["history"]]

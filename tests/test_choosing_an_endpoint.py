@@ -640,12 +640,12 @@ def test_an_agent_that_is_off_is_not_asked() -> None:
 
     with pytest.raises(AgentOff) as refused:
         desk.choose()
-    assert (refused.value.kind, refused.value.acted, desk.pool.off(DESK)) == ("agent_off", False, off)
+    assert (refused.value.kind, refused.value.acted, desk.pool.off(DESK, desk.spec)) == ("agent_off", False, off)
     desk.told()
-    assert (desk.pool.off(DESK), desk.url() in (A, B, C)) == (None, True)
+    assert (desk.pool.off(DESK, desk.spec), desk.url() in (A, B, C)) == (None, True)
 
 
-def test_who_registered_is_one_of_an_agent_by_type_or_by_name() -> None:
+def test_who_registered_is_one_of_an_agent_by_type_and_not_by_what_it_calls_itself() -> None:
     spec = Agent(url=A, type="counter")
     desk = Desk(spec)
     desk.told(
@@ -658,7 +658,7 @@ def test_who_registered_is_one_of_an_agent_by_type_or_by_name() -> None:
         )
     )
 
-    assert [one.endpoint.url for one in desk.pool.members(DESK, spec)] == [A, B, C, "http://d:1"]
+    assert [one.endpoint.url for one in desk.pool.members(DESK, spec)] == [A, B, C]
 
 
 def test_an_agent_without_an_address_has_to_be_registered() -> None:

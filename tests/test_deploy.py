@@ -231,7 +231,7 @@ def test_a_replica_is_given_the_time_that_it_takes_to_stop() -> None:
 
 
 def seconds_to_stop(env: dict[str, Any]) -> float:
-    """How long stopping takes at most: the drain, turns that are answered, those that go by themselves, the archive."""
+    """How long stopping takes at most: drain, turns that are answered, those that go by themselves, archive."""
     settings = Settings(
         turn_timeout_seconds=float(env["FLOWS_TURN_TIMEOUT_SECONDS"]),
         drain_seconds=float(env.get("FLOWS_DRAIN_SECONDS", 0)),

@@ -56,31 +56,43 @@ def test_a_type_that_is_none_is_refused(service: Service, agent_type: Any) -> No
     assert execute(service, agent_type=agent_type).status_code == 422
 
 
+def test_what_writes_cannot_be_said_to_read(service: Service) -> None:
+    refused = execute(service, agent_type="refund", effect="read")
+
+    assert refused.status_code == 422
+    assert refused.json()["errors"] == [
+        {"field": "effect", "message": "a flow says that 'refund' writes; leave it out, or send 'write'"}
+    ]
+
+
 def test_an_instance_of_a_new_type_is_found(service: Service, agents: dict[str, str]) -> None:
     instance = Registered("reader-1", "reader", agents["text_processor"], None, (), None, "", None, False, None)
     before = service.runtime.pool.news
     service.runtime.pool.told(News(registered=(instance,)))
     try:
         answer = execute(service, agent_type="reader").json()
+        effects = [effect_of(service, execute(service, agent_type="reader", effect=said)) for said in (None, "read")]
     finally:
         service.runtime.pool.told(before)
 
-    assert (answer["status"], answer["agent"], answer["endpoint"]) == (
-        "completed",
-        "reader",
-        agents["text_processor"],
-    )
+    assert (answer["status"], answer["agent"]) == ("completed", "reader")
+    assert answer["endpoint"] == agents["text_processor"]
+    assert effects == ["write", "read"]  # no flow says whether it writes, but whoever asks may
 
 
 @pytest.mark.parametrize(
     ("agent_type", "effect", "meant"),
-    [("refund", None, "write"), ("refund", "read", "read"), ("greeting", None, "read")],
+    [("refund", None, "write"), ("greeting", None, "read"), ("greeting", "write", "write")],
 )
 def test_what_moves_money_in_a_flow_does_so_here(
     service: Service, agent_type: str, effect: str | None, meant: str
 ) -> None:
-    answer = execute(service, agent_type=agent_type, effect=effect).json()
+    assert effect_of(service, execute(service, agent_type=agent_type, effect=effect)) == meant
 
-    version = service.runtime.flows.known(f"{answer['flow']} {answer['flow_digest']}")
+
+def effect_of(service: Service, answer: httpx.Response) -> str:
+    """What the flow says that was made for the work."""
+    told = answer.json()
+    version = service.runtime.flows.known(f"{told['flow']} {told['flow_digest']}")
     assert version is not None
-    assert version.flow.stages["execute"].effect == meant
+    return version.flow.stages["execute"].effect

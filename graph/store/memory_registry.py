@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graph.store.registry import (
+    ALWAYS,
     MOST_SETTINGS,
     SILENT_SECONDS,
+    Always,
     RegistryFull,
     Report,
     Synced,
@@ -113,10 +115,15 @@ class MemoryRegistry:
         """Let calls reach an agent again."""
         return self._take(self._off, agent, event(agent, "on", by, why))
 
-    async def weigh(self, agent: str, weights: Weights, what: str = "weights") -> None:
+    async def weigh(
+        self, agent: str, weights: Weights, what: str = "weights", *, unless_changed: Weights | Always | None = ALWAYS
+    ) -> bool:
         """Share out an agent's calls over its versions anew."""
+        if unless_changed is not ALWAYS and self._weights.get(agent) not in (unless_changed, weights):
+            return False
         entry = event(agent, what, weights.by, weights.why, at=weights.at, weights=dict(weights.weights))
         self._put(self._weights, agent, weights, "agents have weights set at run time", entry)
+        return True
 
     async def unweigh(self, agent: str, by: str, why: str) -> bool:
         """Go back to the weights of the flow."""

@@ -12,9 +12,11 @@ from graph.store import registry_scripts as scripts
 from graph.store.asking import Argument, answering
 from graph.store.names import PREFIX, encode
 from graph.store.registry import (
+    ALWAYS,
     MOST_ENDPOINTS,
     MOST_SETTINGS,
     SILENT_SECONDS,
+    Always,
     RegistryFull,
     Report,
     Synced,
@@ -88,11 +90,16 @@ class RedisRegistry:
         """Let calls reach an agent again."""
         return await self._put(_OFF, agent, b"", event(agent, "on", by, why)) > 0
 
-    async def weigh(self, agent: str, weights: Weights, what: str = "weights") -> None:
+    async def weigh(
+        self, agent: str, weights: Weights, what: str = "weights", *, unless_changed: Weights | Always | None = ALWAYS
+    ) -> bool:
         """Share out an agent's calls over its versions anew."""
         entry = event(agent, what, weights.by, weights.why, at=weights.at, weights=dict(weights.weights))
-        if await self._put(_WEIGHTS, agent, orjson.dumps(asdict(weights)), entry) < 0:
+        seen = () if unless_changed is ALWAYS else (_weights(unless_changed),)
+        done = await self._put(_WEIGHTS, agent, _weights(weights), entry, *seen)
+        if done < 0:
             raise RegistryFull("agents have weights set at run time", MOST_SETTINGS)
+        return done > 0
 
     async def unweigh(self, agent: str, by: str, why: str) -> bool:
         """Go back to the weights of the flow."""
@@ -122,8 +129,8 @@ class RedisRegistry:
             found: Any = await self._client.lrange(self._keys[_HISTORY], 0, -1)
         return concerning((_happening(orjson.loads(entry)) for entry in found), about, limit)
 
-    async def _put(self, which: int, agent: str, value: bytes, entry: Mapping[str, Any]) -> int:
-        told: int = await self._ask(self._set, which + 1, agent, value, orjson.dumps(entry), MOST_SETTINGS)
+    async def _put(self, which: int, agent: str, value: bytes, entry: Mapping[str, Any], *seen: bytes) -> int:
+        told: int = await self._ask(self._set, which + 1, agent, value, orjson.dumps(entry), MOST_SETTINGS, *seen)
         return told
 
     async def _ask(self, script: AsyncScript, *args: Argument) -> Any:
@@ -135,6 +142,10 @@ def _happening(told: dict[str, Any]) -> Happening:
     if not isinstance(told["at"], str):  # by the store's clock
         told["at"] = moment(told["at"] / 1000)
     return Happening(**told)
+
+
+def _weights(weights: Weights | None) -> bytes:
+    return orjson.dumps(asdict(weights)) if weights else b""
 
 
 def _written(registered: Registered) -> bytes:

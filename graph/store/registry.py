@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Protocol, TypedDict
 
 from graph.store.errors import StoreError
@@ -22,6 +23,15 @@ MOST_SETTINGS = 1_000
 
 Counts = Mapping[str, Mapping[str, Sequence[int]]]
 """Agent → version → how many calls, and how many of them were errors."""
+
+
+class Always(Enum):
+    """Says that something is done whatever there was before."""
+
+    ALWAYS = "always"
+
+
+ALWAYS = Always.ALWAYS
 
 
 class Report(TypedDict):
@@ -94,8 +104,16 @@ class Registry(Protocol):
     async def switch_on(self, agent: str, by: str, why: str) -> bool:
         """Let calls reach an agent again; tell whether it was switched off."""
 
-    async def weigh(self, agent: str, weights: Weights, what: str = "weights") -> None:
-        """Share out an agent's calls over its versions anew; `what` is what the history calls it.
+    async def weigh(
+        self, agent: str, weights: Weights, what: str = "weights", *, unless_changed: Weights | Always | None = ALWAYS
+    ) -> bool:
+        """Share out an agent's calls over its versions anew; tell whether that was done.
+
+        Args:
+            agent: the agent.
+            weights: the weights.
+            what: what the history calls it.
+            unless_changed: the weights that were seen; if there are others by now, nothing is done.
 
         Raises:
             RegistryFull: if too many are weighed.

@@ -124,13 +124,14 @@ return {redis.call('GET', KEYS[1]) or '0',"""
 SET = (
     _BASE
     + """
--- ARGV which agent json entry most   (which: 4 off, 5 weights; empty json takes it away)
+-- ARGV which agent json entry most [seen]   (which: 4 off, 5 weights; empty json takes it away; what has to be there)
 local key = KEYS[tonumber(ARGV[1])]
 local had = redis.call('HGET', key, ARGV[2])
+if had and had == ARGV[3] then return 1 end
+if ARGV[6] and (had or '') ~= ARGV[6] then return 0 end
 if ARGV[3] == '' then
   if redis.call('HDEL', key, ARGV[2]) == 0 then return 0 end
 else
-  if had == ARGV[3] then return 1 end
   if not had and redis.call('HLEN', key) >= tonumber(ARGV[5]) then return -1 end
   redis.call('HSET', key, ARGV[2], ARGV[3])
 end

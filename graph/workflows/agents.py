@@ -77,6 +77,8 @@ class Staff:
     def _hired(self, name: str, family: Family, attempts: int | None = None) -> str:
         agent = {**family[name], **({"attempts": attempts} if attempts else {})}
         called = self._called(name, agent)
+        if called != name:  # it is still that agent: whoever switches it off means this one too
+            agent = {"type": name, **agent}
         if called not in self.hired:
             self.hired[called] = agent
             if agent.get("fallback") in family:

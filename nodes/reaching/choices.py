@@ -46,11 +46,18 @@ class AgentOff(AgentError):
 
 
 class NoEndpoint(AgentError):
-    """The agent has no endpoint that may be asked now: nothing was sent."""
+    """The agent has no endpoint that may be asked now: nothing was sent.
+
+    Attributes:
+        candidates: those that could have been, each with what excluded it.
+    """
 
     kind = "no_endpoint"
     acted = False
 
-    def __init__(self, agent: str, why: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, agent: str, why: str, retry_after: float | None = None, candidates: tuple[Candidate, ...] = ()
+    ) -> None:
         super().__init__(agent, f"agent {agent!r} has no endpoint that can be asked now: {why}")
         self.retry_after = retry_after
+        self.candidates = candidates

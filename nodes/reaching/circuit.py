@@ -10,6 +10,8 @@ FAILURES = 5
 """So many in a row open it."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds until one is let through; twice as long each time that one fails."""
+TRIAL_SECONDS = 2.0
+"""For so long the others wait for the one that was let through; then one more is: its work may just take long."""
 
 
 class Circuit:
@@ -24,7 +26,8 @@ class Circuit:
         self._failures = 0
         self._wait = 0.0
         self._open_until: float | None = None
-        self._on_trial = False
+        self._trials = 0
+        self._trial, self._trial_until = 0, 0.0
 
     @property
     def state(self) -> CircuitState:
@@ -36,35 +39,40 @@ class Circuit:
     @property
     def lets_pass(self) -> bool:
         """Whether somebody may be sent."""
-        return self._open_until is None or (not self._on_trial and self._clock() >= self._open_until)
+        if self._open_until is None:
+            return True
+        now = self._clock()
+        return now >= self._open_until and (not self._trial or now >= self._trial_until)
 
     @property
     def seconds(self) -> float:
         """Until one is let through; 0 if that is now."""
         return max(0.0, (self._open_until or 0.0) - self._clock())
 
-    def begins(self) -> bool:
-        """Note that somebody is sent; tell whether they are on trial, on which the next depends."""
-        on_trial = self._open_until is not None and not self._on_trial
-        self._on_trial = self._on_trial or on_trial
-        return on_trial
+    def begins(self) -> int:
+        """Note that somebody is sent; return what names them if they are on trial, so that others wait, else 0."""
+        if self._open_until is None or not self.lets_pass:
+            return 0
+        self._trials += 1
+        self._trial, self._trial_until = self._trials, self._clock() + TRIAL_SECONDS
+        return self._trial
 
     def succeeded(self) -> None:
         """Close it."""
-        self._failures, self._wait, self._open_until, self._on_trial = 0, 0.0, None, False
+        self._failures, self._wait, self._open_until, self._trial = 0, 0.0, None, 0
 
-    def failed(self, *, on_trial: bool = False) -> None:
+    def failed(self, *, on_trial: int = 0) -> None:
         """Count a failure; open it when they are too many, or at once when the one on trial failed."""
         self._failures += 1
-        if on_trial or (self._open_until is None and self._failures >= FAILURES):
+        tried = on_trial and on_trial == self._trial
+        if tried or (self._open_until is None and self._failures >= FAILURES):
             self._wait = min(max(2 * self._wait, FIRST_WAIT), LONGEST_WAIT)
-            self._open_until = self._clock() + self._wait
-        if on_trial:
-            self._on_trial = False
+            self._open_until, self._trial = self._clock() + self._wait, 0
 
-    def no_verdict(self) -> None:
+    def no_verdict(self, on_trial: int) -> None:
         """Note that nothing came of the one on trial: another may be."""
-        self._on_trial = False
+        if on_trial == self._trial:
+            self._trial = 0
 
     def try_now(self) -> None:
         """Let one through at once: its card was had, so it is worth a try."""

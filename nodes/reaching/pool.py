@@ -11,6 +11,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from nodes.ports import TaskState
 from nodes.reaching.choices import AgentOff, Candidate, Choice, Excluded, NoEndpoint
@@ -32,7 +33,7 @@ from nodes.spec import Agent
 FAILED_TASKS = ("failed", "rejected")
 _LATELY, _KEPT = 300.0, 500
 _AT_HAND = 1_000
-_FORGOTTEN = 3_600.0
+_FORGOTTEN, _MOST = 3_600.0, 10_000
 _TOLD_OF = 20
 _FAULTS = (Unreachable, Disconnected, HttpFailed, BadReply, TimedOut)
 """What an endpoint is to blame for."""
@@ -64,6 +65,9 @@ class Pool:
 
     Args:
         clock: seconds that only grow.
+
+    Attributes:
+        hosts_of_flows: the hosts that flows name, in small letters; others were registered.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,6 +75,7 @@ class Pool:
         self._endpoints: dict[str, Endpoint] = {}
         self._crews: OrderedDict[tuple[str, int], _Crew] = OrderedDict()
         self._news = News()
+        self.hosts_of_flows: set[str] = set()
         self._lately: defaultdict[tuple[str, str], deque[tuple[float, bool]]] = defaultdict(
             lambda: deque(maxlen=_KEPT)
         )
@@ -89,12 +94,21 @@ class Pool:
         for endpoint in self._endpoints.values():
             endpoint.elsewhere = news.loads.get(endpoint.public, 0)
 
-    def off(self, agent: str) -> Off | None:
-        """Return who switched the agent off, and why; None if it is on."""
-        return self._news.off.get(agent)
+    def off(self, agent: str, spec: Agent) -> Off | None:
+        """Return who switched the agent off, or all of its type, and why; None if it is on."""
+        if not self._news.off:
+            return None
+        return self._news.off.get(agent) or self._news.off.get(spec.type or agent)
 
     def choose(
-        self, agent: str, spec: Agent, call: str, *, stay_at: str | None = None, avoid: Collection[str] = ()
+        self,
+        agent: str,
+        spec: Agent,
+        call: str,
+        *,
+        stay_at: str | None = None,
+        must_stay: bool = False,
+        avoid: Collection[str] = (),
     ) -> Choice:
         """Return the endpoint to ask.
 
@@ -103,27 +117,29 @@ class Pool:
             spec: what its flow says of it.
             call: what stays the same as long as it is to be answered by the same version.
             stay_at: the endpoint (without credentials) where something of the call is under way: it is asked if it
-                can be, and waited for if it asks to be left alone for a while.
+                can be, whatever weight its version has by now, and waited for if it asked to be left alone.
+            must_stay: whether it is waited for in any case, as long as it is known: nobody else may be asked.
             avoid: endpoints (without credentials) that failed just before: they are asked only if nobody else can be.
 
         Raises:
             AgentOff: if it is switched off.
             NoEndpoint: if nobody can be asked.
         """
-        if agent in self._news.off:
+        if self.off(agent, spec):
             raise AgentOff(agent)
         crew, now = self._crew(agent, spec), self._clock()
         for member in crew.members:
             member.endpoint.wanted = now
+        if stay_at is not None and (there := self._there(agent, crew, stay_at, must_stay, avoid)):
+            return there
         if len(crew.members) == 1:
             return self._only(agent, crew, avoid)
-        if stay_at is not None and (resting := [one for one in crew.members if _rests_at(one, stay_at)]):
-            raise NoEndpoint(agent, *_told_why(resting, dict.fromkeys(map(id, resting), "resting")))
         versions = in_order(agent, call, crew.weights) if crew.weights else None
         why = {id(member): _excluded(member, crew.weights, avoid) for member in crew.members}
-        chosen = self._chosen(crew, versions, why, stay_at)
+        chosen = self._chosen(crew, versions, why)
         if chosen is None:
-            raise NoEndpoint(agent, *_told_why(crew.members, why))
+            told = [Candidate(one.endpoint.public, one.version, why[id(one)]) for one in crew.members[:_TOLD_OF]]
+            raise NoEndpoint(agent, *_told_why(crew.members, why), tuple(told))
         fresh = sum(reason in (None, "another_version") for reason in why.values())
         for member in crew.members:
             if why[id(member)] is None and versions and member.version != chosen.version:
@@ -217,12 +233,13 @@ class Pool:
 
     def _assembled(self, agent: str, spec: Agent) -> _Crew:
         members = [Member(self._endpoint(url), version) for url, version in spec.endpoints_and_versions]
+        self.hosts_of_flows.update(urlsplit(member.endpoint.url).hostname or "" for member in members)
         known = {member.endpoint.public for member in members}
         for one in self._news.registered:
             if belongs(one, agent, spec) and one.url not in known:
                 members.append(Member(self._endpoint(one.url), one.version, one))
                 known.add(one.url)
-        said = self._news.weights.get(agent)
+        said = self._news.weights.get(agent) or self._news.weights.get(spec.type or agent)
         return _Crew(spec, tuple(members), said.weights if said else spec.weights)
 
     def _endpoint(self, url: str) -> Endpoint:
@@ -239,15 +256,25 @@ class Pool:
         fresh = 0 if member.endpoint.public in avoid else 1
         return Choice(agent, member.endpoint, member.version, (), fresh)
 
-    def _chosen(
-        self, crew: _Crew, versions: list[str] | None, why: Mapping[int, Excluded | None], stay_at: str | None
-    ) -> Member | None:
+    def _there(self, agent: str, crew: _Crew, stay_at: str, must_stay: bool, avoid: Collection[str]) -> Choice | None:
+        """Return the endpoint where something is under way; None if another may be asked."""
+        member = next((one for one in crew.members if one.endpoint.public == stay_at), None)
+        if member is None:
+            return None
+        reason = _excluded(member, {}, () if must_stay else avoid)
+        if reason in (None, "unhealthy"):
+            told = (Candidate(one.endpoint.public, one.version, None) for one in _first(crew, member))
+            candidates = tuple(told) if len(crew.members) > 1 else ()
+            others = [one for one in crew.members if one is not member and not must_stay]
+            fresh = 1 + sum(_excluded(one, crew.weights, avoid) is None for one in others)
+            return Choice(agent, member.endpoint, member.version, candidates, fresh)
+        if must_stay or reason == "resting":
+            raise NoEndpoint(agent, *_told_why((member,), {id(member): reason}))
+        return None
+
+    def _chosen(self, crew: _Crew, versions: list[str] | None, why: Mapping[int, Excluded | None]) -> Member | None:
         """Return who is asked: first those nothing speaks against, then those that failed just before, or whose card
         cannot be had; where versions have weights, those of the call's version first."""
-        if stay_at is not None:
-            there = [one for one in crew.members if one.endpoint.public == stay_at]
-            if there and why[id(there[0])] in (None, "unhealthy"):
-                return there[0]
         for reasons in ((None,), _BETTER_THAN_NOBODY):
             able = [one for one in crew.members if why[id(one)] in reasons]
             for group in _by_version(able, versions):
@@ -264,15 +291,16 @@ class Pool:
 
     def _answered(self, choice: Choice, seconds: float, trial: "Trial") -> None:
         choice.endpoint.circuit.succeeded()
-        choice.endpoint.pace.note(seconds, failed=False)
-        self._count(choice, failed=trial.state in FAILED_TASKS)
+        in_vain = trial.state in FAILED_TASKS
+        choice.endpoint.pace.note(seconds, failed=False, in_vain=in_vain)
+        self._count(choice, failed=in_vain)
 
-    def _learn(self, choice: Choice, on_trial: bool, seconds: float, error: AgentError | None, *, fair: bool) -> None:
+    def _learn(self, choice: Choice, on_trial: int, seconds: float, error: AgentError | None, *, fair: bool) -> None:
         """Learn from an attempt without an answer; what the endpoint is not to blame for tells nothing of it."""
         endpoint, faulty = choice.endpoint, error is not None and _is_fault(error)
         if error is None or (isinstance(error, TimedOut) and not fair and error.task_id is None):
             if on_trial:
-                endpoint.circuit.no_verdict()
+                endpoint.circuit.no_verdict(on_trial)
             return
         if error.retry_after is not None:
             endpoint.rest(error.retry_after)
@@ -281,8 +309,9 @@ class Pool:
             endpoint.pace.note(seconds, failed=True)
         elif isinstance(error, _ANSWERED):
             endpoint.circuit.succeeded()
+            endpoint.pace.note(seconds, failed=False, in_vain=True)
         elif on_trial:
-            endpoint.circuit.no_verdict()
+            endpoint.circuit.no_verdict(on_trial)
         if faulty or isinstance(error, RpcFailed):
             self._count(choice, failed=True)
 
@@ -297,6 +326,11 @@ class Pool:
         for url in idle:
             if url not in registered:
                 del self._endpoints[url]
+        if len(self._endpoints) > _MOST:
+            oldest = sorted(self._endpoints.items(), key=lambda known: known[1].idle_since)
+            for url, one in oldest[: len(self._endpoints) - _MOST]:
+                if url not in registered and not one.in_flight:
+                    del self._endpoints[url]
 
 
 class Trial:
@@ -314,8 +348,8 @@ _BETTER_THAN_NOBODY = (None, "failed_just_before", "unhealthy")
 
 
 def belongs(registered: Registered, agent: str, spec: Agent) -> bool:
-    """Tell whether an instance that registered is one of an agent: by its type, or its name."""
-    return registered.agent_type in (agent, spec.type) or registered.name == agent
+    """Tell whether an instance that registered is one of an agent: by its type, which is the agent's name or type."""
+    return registered.agent_type in (agent, spec.type)
 
 
 def _is_fault(error: AgentError) -> bool:
@@ -337,11 +371,6 @@ def _excluded(member: Member, weights: Mapping[str, float], avoid: Collection[st
     if endpoint.public in avoid:
         return "failed_just_before"
     return "unhealthy" if endpoint.healthy is False else None
-
-
-def _rests_at(member: Member, url: str) -> bool:
-    """Tell whether it is the endpoint at an address, and asked to be left alone: it is there, and is waited for."""
-    return member.endpoint.public == url and bool(member.endpoint.rests)
 
 
 def _by_version(members: list[Member], versions: list[str] | None) -> Iterator[list[Member]]:

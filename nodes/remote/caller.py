@@ -48,11 +48,16 @@ _SENDING = frozenset((*SEND.values(), *STREAM.values()))
 Read = TypeVar("Read")
 
 
-def open_client(*, connections: int = 1024) -> httpx.AsyncClient:
-    """Open the shared HTTP client: httpx over aiohttp, which holds its speed above 8 concurrent calls."""
+def open_client(*, connections: int = 1024, resolver: Callable[[], Any] | None = None) -> httpx.AsyncClient:
+    """Open the shared HTTP client: httpx over aiohttp, which holds its speed above 8 concurrent calls.
+
+    Args:
+        connections: how many may be open at a time.
+        resolver: makes who looks up hosts (an `aiohttp.abc.AbstractResolver`); aiohttp's own if None.
+    """
     from nodes.remote.transport import AgentTransport
 
-    return _client(AgentTransport(connections=connections))
+    return _client(AgentTransport(connections=connections, resolver=resolver))
 
 
 def _client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
@@ -155,7 +160,7 @@ class Caller:
         except Unreadable as error:
             raise BadReply(request.agent, str(error)) from error
         except AgentError as error:
-            raise _of_asking(error) from error
+            raise error.unknown() from error  # calls that wait for the same card have the other one
 
     async def probe(self, url: str) -> str | None:
         """Ask the agent at `url` for its card; return why that shows that it is not well, None if it does not."""
@@ -274,13 +279,6 @@ class _Addressed(TypedDict):
 def _timed_out(request: AgentRequest, task_id: str | None = None) -> TimedOut:
     message = f"agent {request.agent!r} did not answer within {request.timeout:.3g} s"
     return TimedOut(request.agent, message, task_id)
-
-
-def _of_asking(error: AgentError) -> AgentError:
-    """Return the error as one that tells nothing of the message; calls that wait for the same card have the other."""
-    told = type(error).__new__(type(error), *error.args)
-    told.__dict__ |= error.__dict__ | {"acted": None}
-    return told
 
 
 def _read(request: AgentRequest, read: Callable[..., Read], *document: object) -> Read:

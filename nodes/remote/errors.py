@@ -1,5 +1,7 @@
 """The one tree of everything that can go wrong while reaching an agent; `kind` is what clients see as `type`."""
 
+from typing import Self
+
 
 class AgentError(Exception):
     """An agent did not give a usable answer.
@@ -20,6 +22,12 @@ class AgentError(Exception):
     def __init__(self, agent: str, message: str) -> None:
         super().__init__(message)
         self.agent = agent
+
+    def unknown(self) -> Self:
+        """Return the same error as one that does not tell whether the agent acted."""
+        told = type(self).__new__(type(self), *self.args)
+        told.__dict__ |= self.__dict__ | {"acted": None}
+        return told
 
 
 class Unsendable(AgentError):

@@ -1,7 +1,10 @@
 """httpx over aiohttp, fit to be shared by all calls of all tenants: no cookies kept, no errors but httpx's own."""
 
+from collections.abc import Callable
+
 import aiohttp
 import httpx
+from aiohttp.abc import AbstractResolver
 from httpx_aiohttp import AiohttpTransport
 
 _IDLE_SECONDS = 30.0
@@ -12,16 +15,21 @@ class AgentTransport(AiohttpTransport):
 
     Args:
         connections: how many may be open at a time.
+        resolver: makes who looks up hosts, in the event loop; aiohttp's own if None.
     """
 
-    def __init__(self, *, connections: int) -> None:
+    def __init__(self, *, connections: int, resolver: Callable[[], AbstractResolver] | None = None) -> None:
         super().__init__(trust_env=False)
         self._connections = connections
+        self._resolver = resolver
 
     def get_client(self) -> aiohttp.ClientSession:
         """Open the session, on first use and hence in the running event loop."""
         connector = aiohttp.TCPConnector(
-            limit=self._connections, keepalive_timeout=_IDLE_SECONDS, ssl=self.ssl_context
+            limit=self._connections,
+            keepalive_timeout=_IDLE_SECONDS,
+            ssl=self.ssl_context,
+            resolver=self._resolver() if self._resolver else None,
         )
         # A jar would hand the session that an agent opened for one caller to the next.
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())

@@ -175,7 +175,7 @@ class WeightsRequest(_ByWhom):
 
 def shown(agents: Agents, agent: KnownAgent) -> dict[str, Any]:
     """Return an agent as clients see it."""
-    off, members = agents.pool.off(agent.name), agents.members(agent)
+    off, members = agents.off(agent), agents.members(agent)
     return {
         "name": agent.name,
         "type": next((spec.type for spec in agent.specs if spec.type), None),

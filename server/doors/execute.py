@@ -1,14 +1,16 @@
 """`POST /agents/execute`: one piece of work for an agent of a type."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from nodes.spec import Name
 from nodes.timing import Timing
-from server.agent_work import flow_for, parts_of
+from server.agent_work import flow_for, parts_of, writes
 from server.deadlines import DeadlineMs
+from server.doors.admin import must_administer
 from server.doors.documents import DEADLINE
 from server.doors.execution_documents import Data, ExecutionAnswer, body_of
 from server.doors.executions import answered
@@ -44,7 +46,8 @@ class AgentWork(BaseModel):
     input_data: Data = Field(description="What the agent gets: `text` as its text, the rest as one data part.")
     effect: Literal["read", "write"] | None = Field(
         default=None,
-        description="`write` if it moves money or changes records; left out, what flows say of the agent.",
+        description="`write` if it moves money or changes records; left out, what flows say of the agent, and "
+        "`write` if they say nothing. `read` is refused where a flow says that it writes.",
     )
     deadline_ms: DeadlineMs | None = Field(default=None, description=DEADLINE)
 
@@ -63,10 +66,12 @@ class WorkAnswer(ExecutionAnswer):
     summary="Give an agent a piece of work",
     response_model=None,
     openapi_extra=body_of(AgentWork) | WITH_KEY,
-    responses={200: {"model": WorkAnswer}, **responses(409, 413, 415, 422, 503, 504)},
+    responses={200: {"model": WorkAnswer}, **responses(401, 409, 413, 415, 422, 503, 504)},
 )
 async def execute(request: Request) -> Response:
     """Have an agent of a type do one thing, and answer when it has ended.
+
+    A write needs whoever administers the service, as no gate of a flow stands before it.
 
     It is an execution like any other: `/executions/{execution_id}` tells of it later, and a write whose outcome
     nobody knows waits for a person.
@@ -75,6 +80,8 @@ async def execute(request: Request) -> Response:
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, AgentWork, runtime.settings.max_body_bytes)
     version = await flow_for(runtime.flows, runtime.pool, sent.agent_type, sent.effect)
+    if writes(version):
+        must_administer(request)  # no gate of a flow stands before it
     named = named_by(request, "agent", sent, sent.agent_type)
     turn = TurnRequest(
         named.call() if named else new_id(),
@@ -91,13 +98,14 @@ async def execute(request: Request) -> Response:
         deadline=seconds(sent.deadline_ms),
         timing=timing,
     )
-    return answered(_told(await Executions(runtime).run(turn, wait=True), sent.agent_type))
+    return answered(_told(await Executions(runtime).run(turn, wait=True), sent.agent_type, sent.input_data))
 
 
-def _told(execution: Execution, agent_type: str) -> dict[str, object]:
+def _told(execution: Execution, agent_type: str, input_data: Mapping[str, Any]) -> dict[str, object]:
     step = execution.made[-1] if execution.made else None
     return {
         **document(execution),
+        "input_data": dict(input_data),
         "agent_type": agent_type,
         "agent": step["agent"] if step else None,
         "endpoint": step["a2a_agent_url"] if step else None,
