@@ -73,7 +73,7 @@ def unsettled(state: CallState, job: Job, request: AgentRequest, error: AgentErr
     """Tell whether a write may have been acted on: now, or when its message was sent an earlier time."""
     if isinstance(error, Canceled):
         return not all(task.settled for task in error.tasks)
-    before: Mapping[str, Any] = state.get("remote_tasks", {}).get(job.talk, {})
+    before: Mapping[str, Any] = state.get("remote_tasks", {}).get(job.talk_with(request.agent), {})
     sent_before = before.get("unanswered") == request.message_id
     return job.effect == "write" and (error.acted is None or sent_before)
 

@@ -140,7 +140,7 @@ class Write:
 
     def _was_sent_before(self) -> bool:
         """Tell whether it was sent by a turn whose process died, or by an earlier turn that got no answer."""
-        before: Mapping[str, Any] = self.state.get("remote_tasks", {}).get(self.job.talk, {})
+        before: Mapping[str, Any] = self.state.get("remote_tasks", {}).get(self.job.talk_with(self.request.agent), {})
         return self._left is not None or before.get("unanswered") == self.request.message_id
 
     async def _sent(self, tell: Tell) -> Reply:
@@ -233,7 +233,7 @@ class Write:
 
     def _sent_to(self) -> str:
         """Return the endpoint that was sent it, without credentials."""
-        before: Mapping[str, Any] = self.state.get("remote_tasks", {}).get(self.job.talk, {})
+        before: Mapping[str, Any] = self.state.get("remote_tasks", {}).get(self.job.talk_with(self.request.agent), {})
         where = (self._left.url if self._left else before.get("url")) if self._was_sent_before() else None
         return where or public_url(self.request.url)
 

@@ -83,8 +83,12 @@ class Workflows:
         self._versions = versions
         self._tenant = tenant
 
-    async def make(self, workflow: Workflow) -> KeptWorkflow:
+    async def make(self, workflow: Workflow, *, may_relax: bool) -> KeptWorkflow:
         """Make a workflow that new executions can begin on.
+
+        Args:
+            workflow: the document.
+            may_relax: whether a step may say of an agent that it only reads, though a flow says that it writes.
 
         Raises:
             BadInput: with everything wrong with it.
@@ -95,9 +99,7 @@ class Workflows:
         try:
             made_from = {"created_at": created_at, "document": sent}
             # A long document takes seconds, in which nobody else is to wait.
-            text = await asyncio.to_thread(
-                _translated, workflow, name, known_agents(self._flows, self._pool), made_from
-            )
+            text = await asyncio.to_thread(self._translated, workflow, name, made_from, may_relax)
             # What the client wrote cannot name a variable: `translate` has made `${` of it `$${`.
             version = await self._flows.add(text, f"workflow {workflow.name!r}", fills=True)
         except Untranslatable as error:
@@ -106,8 +108,15 @@ class Workflows:
             raise BadInput([_field_error(("steps",), problem.message) for problem in error.problems]) from error
         return KeptWorkflow(name, version.flow.digest, created_at, sent)
 
-    def _translated(self, workflow: Workflow, name: str, made_from: Mapping[str, Any]) -> str:
-        return _translated(workflow, name, known_agents(self._flows, self._pool), made_from)
+    def _translated(self, workflow: Workflow, name: str, made_from: Mapping[str, Any], may_relax: bool) -> str:
+        # ASCII: it may hold no sign that YAML takes for a line end
+        told = json.dumps(made_from).replace("\x7f", "\\u007f")
+        if len(told) > LARGEST:
+            raise FlowError([Problem(name, 1, TOO_LARGE)])
+        agents = known_agents(self._flows, self._pool)
+        surely = frozenset[str]() if may_relax else agents.writers
+        flow = translate(workflow, name, agents.families, agents.writers | agents.undeclared, surely)
+        return f"{_ABOVE}{told}\n{written(flow)}"
 
     async def find(self, workflow_id: str) -> tuple[KeptWorkflow, Version]:
         """Return a workflow and its flow.
@@ -168,16 +177,6 @@ def _agents_in(texts: Sequence[str]) -> KnownAgents:
     flows = [read_document(text).value for text in texts]
     families = [DEFAULT_AGENTS, *(flow.get("agents", {}) for flow in flows)]
     return KnownAgents(families, frozenset(mark for flow in flows for mark in writers_in(flow)))
-
-
-def _translated(workflow: Workflow, name: str, agents: KnownAgents, made_from: Mapping[str, Any]) -> str:
-    # ASCII: it may hold no sign that YAML takes for a line end
-    told = json.dumps(made_from).replace("\x7f", "\\u007f")
-    if len(told) > LARGEST:
-        raise FlowError([Problem(name, 1, TOO_LARGE)])
-    return (
-        f"{_ABOVE}{told}\n{written(translate(workflow, name, agents.families, agents.writers | agents.undeclared))}"
-    )
 
 
 def _read(name: str, digest: str, text: str) -> KeptWorkflow | None:

@@ -386,3 +386,7 @@ def test_an_agent_that_writes_in_a_flow_writes_in_a_workflow() -> None:
         "pay": "write",
         "balance": None,
     }
+    with pytest.raises(Untranslatable) as refused:
+        translate(document, "pay", [call["agents"]], writers_in(call), writers_in(call))
+    message = "a flow says that 'bank' writes; leave it out, or let who administers the service make the workflow"
+    assert refused.value.found == [(("steps", 2, "effect"), message)]

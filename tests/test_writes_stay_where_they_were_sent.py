@@ -151,3 +151,27 @@ def test_a_call_can_be_ended_while_an_agent_is_left_alone(rough: OpenAgent, serv
 
     assert ended["status"] == "canceled"
     assert time.monotonic() - since < 5
+
+
+def test_a_fallback_that_may_have_done_it_is_the_only_one_asked_again(rough: OpenAgent, serve: Serve) -> None:
+    """Though it certainly did not do it this time, and the agent it stands in for is back."""
+    refusal = answers("", 429)
+    first, spare = rough(refusal, says("the first one paid")), rough(hangs, hangs, refusal)
+    flow = f"""
+flow: till
+waits_for: caller
+agents:
+  first: {{url: "{first.url}", fallback: spare}}
+  spare: {{url: "{spare.url}", timeout: 200ms, idempotent: true}}
+  desk:  {{url: "{first.url}"}}
+stages:
+  pay: {{intents: {{pay: first}}, effect: write}}
+  bye: {{intents: {{bye: desk}}}}
+fallback: desk
+"""
+    service = serve(flow)
+
+    turns = [service.turn("C", "pay", "pay").json() for _ in range(3)]
+
+    assert [(turn["agent"], error_of(turn)) for turn in turns] == [("spare", "unknown")] * 3
+    assert (len(first.messages), len(set(sent(spare)))) == (1, 1)

@@ -1,10 +1,12 @@
 """The registry of agents in Redis, so that all replicas share it; `registry_scripts` tells how."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
+import structlog
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
@@ -30,9 +32,14 @@ from graph.store.registry import (
 )
 from nodes.reaching.records import Happening, News, Off, Registered, Weights
 
+Kept = TypeVar("Kept", Registered, Off, Weights, Happening)
+
 _LIFE_SECONDS = 60
 """So long the reports of replicas are kept when none comes any more."""
 _OFF, _WEIGHTS, _HISTORY = (scripts.PARTS.index(part) for part in ("off", "weights", "history"))
+_OFF_ANYWAY = Off("unknown", "its record cannot be read", "")
+
+log = structlog.get_logger()
 
 
 class RedisRegistry:
@@ -141,7 +148,7 @@ class RedisRegistry:
 def _happening(told: dict[str, Any]) -> Happening:
     if not isinstance(told["at"], str):  # by the store's clock
         told["at"] = moment(told["at"] / 1000)
-    return Happening(**told)
+    return _as(Happening, told)
 
 
 def _weights(weights: Weights | None) -> bytes:
@@ -156,19 +163,42 @@ def _written(registered: Registered) -> bytes:
 
 def _read(kept: bytes, ends: bytes) -> Registered:
     _, at, told = kept.split(b" ", 2)
-    fields = orjson.loads(told)
-    fields["capabilities"] = tuple(fields["capabilities"])
-    return Registered(**fields, registered_at=at.decode(), expires_at=_seconds(ends))
+    about = orjson.loads(told)
+    about |= {"registered_at": at.decode(), "expires_at": _seconds(ends)}
+    return _as(Registered, {**about, "capabilities": tuple(about["capabilities"])})
 
 
 def _news(registered: list[bytes], expiries: list[bytes], off: list[bytes], weights: list[bytes]) -> News:
     ends = dict(_pairs(expiries))
     instances = sorted(_pairs(registered))
-    return News(
-        tuple(_read(kept, ends.get(name, b"")) for name, kept in instances),
-        {agent.decode(): Off(**orjson.loads(told)) for agent, told in _pairs(off)},
-        {agent.decode(): Weights(**orjson.loads(told)) for agent, told in _pairs(weights)},
-    )
+    read = (_unless_unreadable(name, partial(_read, kept, ends.get(name, b""))) for name, kept in instances)
+    switched = {name.decode(): _OFF_ANYWAY for name, _ in _pairs(off)} | _settings(Off, off)
+    return News(tuple(filter(None, read)), switched, _settings(Weights, weights))
+
+
+def _settings(kind: type[Kept], flat: list[bytes]) -> dict[str, Kept]:
+    """Return what is set of each agent."""
+    read = {name: _unless_unreadable(name, partial(_set, kind, told)) for name, told in _pairs(flat)}
+    return {name.decode(): kept for name, kept in read.items() if kept is not None}
+
+
+def _set(kind: type[Kept], told: bytes) -> Kept:
+    return _as(kind, orjson.loads(told))
+
+
+def _as(kind: type[Kept], told: dict[str, Any]) -> Kept:
+    """Return a record of what is told; a later version of ours may have told more."""
+    known = {one.name for one in fields(kind)}
+    return kind(**{name: value for name, value in told.items() if name in known})
+
+
+def _unless_unreadable(name: bytes, read: Callable[[], Kept]) -> Kept | None:
+    """Return a record; None, and a line in the log, if it cannot be read: the others still count."""
+    try:
+        return read()
+    except (TypeError, ValueError, KeyError) as error:
+        log.warning("a record of the registry cannot be read", name=name.decode(errors="replace"), reason=str(error))
+        return None
 
 
 def _seconds(milliseconds: bytes) -> float | None:

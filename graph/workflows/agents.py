@@ -76,22 +76,23 @@ class Staff:
 
     def _hired(self, name: str, family: Family, attempts: int | None = None) -> str:
         agent = {**family[name], **({"attempts": attempts} if attempts else {})}
-        called = self._called(name, agent)
-        if called != name:  # it is still that agent: whoever switches it off means this one too
-            agent = {"type": name, **agent}
+        called, agent = self._called(name, agent)
         if called not in self.hired:
             self.hired[called] = agent
             if agent.get("fallback") in family:
                 self.hired[called] = {**agent, "fallback": self._hired(agent["fallback"], family)}
         return called
 
-    def _called(self, name: str, agent: AgentDocument) -> str:
-        """Return a name that no other agent has: one agent may be asked more often in one step than in another."""
+    def _called(self, name: str, agent: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the agent, and a name that no other has: one may be asked more often in one step than in another.
+
+        By its type it is still the agent that it was: whoever switches that off means this one too.
+        """
         number, called = 1, name
         while called in self.hired and not _same(self.hired[called], agent):
             number += 1
-            called = f"{name[:60]}-{number}"
-        return called
+            called, agent = f"{name[:60]}-{number}", {"type": name, **agent}
+        return called, agent
 
 
 def _same(one: AgentDocument, other: AgentDocument) -> bool:

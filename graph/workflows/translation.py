@@ -43,7 +43,11 @@ class Untranslatable(ValueError):
 
 
 def translate(
-    workflow: Workflow, flow: str, families: Sequence[Family], writers: Set[str] = frozenset()
+    workflow: Workflow,
+    flow: str,
+    families: Sequence[Family],
+    writers: Set[str] = frozenset(),
+    surely: Set[str] = frozenset(),
 ) -> dict[str, Any]:
     """Return the flow that a workflow is, as its YAML file would say it; only agents bring `${…}` to be filled in.
 
@@ -52,13 +56,15 @@ def translate(
         flow: the flow's name.
         families: the agents that there are, those that count most first.
         writers: what tells those that write in other flows: they do in this one, unless a step says otherwise.
+        surely: what tells those of whom no step may say so.
 
     Raises:
         Untranslatable: with everything found wrong.
     """
     words, staff = Vocabulary(workflow), Staff(families)
     wrong = chain(words.found, _wrong_fields(workflow), _unknown_steps(workflow), _unknown_agents(workflow, staff))
-    if found := list(islice(wrong, MOST_FOUND)):
+    found = list(islice(wrong, MOST_FOUND))
+    if found := found or list(islice(_relaxed(workflow, staff, surely), MOST_FOUND)):
         raise Untranslatable(found)
     order = _order(workflow, words)
     stages = {words.stages[step.name]: _stage(step, words, order, staff, writers) for step in workflow.steps}
@@ -127,6 +133,14 @@ def _unknown_agents(workflow: Workflow, staff: Staff) -> Found:
             staff.hire(step.agent_type, step.attempts)
         except NoSuchAgent as error:
             yield ("steps", number, "agent_type"), str(error)
+
+
+def _relaxed(workflow: Workflow, staff: Staff, surely: Set[str]) -> Found:
+    """Yield the steps that say of an agent that it only reads, though a flow says that it writes."""
+    for number, step in enumerate(workflow.steps):
+        if step.effect == "read" and marks_of(staff.hired[staff.hire(step.agent_type, step.attempts)]) & surely:
+            message = f"a flow says that {step.agent_type!r} writes; leave it out, or let who administers"
+            yield ("steps", number, "effect"), f"{message} the service make the workflow"
 
 
 def _wrong_fields(workflow: Workflow) -> Found:
