@@ -25,6 +25,7 @@ app.add_typer(agents, name="agents")
 FlowArgument = Annotated[str, typer.Argument(help="A YAML file, or a shipped flow's name.")]
 AgentArgument = Annotated[str, typer.Argument(metavar="NAME", help="The agent, as its flow names it.")]
 ByOption = Annotated[str | None, typer.Option(metavar="WHO", help="Who says so, if not who is logged in here.")]
+_WHY = "Why; the history keeps it."
 ServiceOption = Annotated[
     str | None, typer.Option("--service", "--url", help="The service's address (FLOWS_HOST, FLOWS_PORT).")
 ]
@@ -225,11 +226,12 @@ def agents_table(
 @agents.command(name="off")
 def agents_off(
     name: AgentArgument,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the history keeps it.")],
+    reason: Annotated[str, typer.Option("--reason", "--why", metavar="TEXT", help=_WHY)],
     by: ByOption = None,
     url: ServiceOption = None,
 ) -> None:
-    """Switch an agent off: within a second no call reaches it, on all replicas, and its fallback is asked instead."""
+    """Switch an agent off: within a second no call reaches it, on all replicas. Its fallback is asked instead, or the
+    flow's, if it has none; then the call stays at its stage."""
     with _clear_errors():
         from server.commands.agents import switch_off
 
@@ -239,7 +241,7 @@ def agents_off(
 @agents.command(name="on")
 def agents_on(
     name: AgentArgument,
-    why: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the history keeps it.")] = None,
+    why: Annotated[str | None, typer.Option("--why", "--reason", metavar="TEXT", help=_WHY)] = None,
     by: ByOption = None,
     url: ServiceOption = None,
 ) -> None:
@@ -255,10 +257,16 @@ def agents_weights(
     name: AgentArgument,
     weights: Annotated[
         list[str] | None,
-        typer.Argument(metavar="VERSION=WEIGHT", help="The weight of each version; one left out gets no calls."),
+        typer.Argument(
+            metavar="VERSION=WEIGHT",
+            help="The weight of each version, 0 for no calls; one that is left out gets them only where no other can "
+            "be asked.",
+        ),
     ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Go back to the weights of the flow.")] = False,
-    why: Annotated[str, typer.Option(metavar="TEXT", help="Why; the history keeps it.")] = "set by flows agents",
+    why: Annotated[
+        str, typer.Option("--why", "--reason", metavar="TEXT", help=_WHY, show_default=False)
+    ] = "set by flows agents",
     by: ByOption = None,
     url: ServiceOption = None,
 ) -> None:

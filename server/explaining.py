@@ -17,7 +17,7 @@ _Names = Mapping[tuple[Any, Any], str]
 _EXCLUDED = {
     "circuit_open": "it failed again and again, so its circuit is open",
     "resting": "it asked to be left alone for a while",
-    "unhealthy": "its card could not be had",
+    "unhealthy": "it did not answer when it was probed",
     "failed_just_before": "an attempt of this turn had failed there",
     "another_version": "the call belongs to another version",
     "no_weight": "its version gets no calls",
@@ -39,6 +39,12 @@ _ONWARD = {
     "stuck": "No stage can run now: the call stays at {to}.",
 }
 """Why the next stage is what it is."""
+
+
+_NOT_ASKED = ("agent_off", "no_endpoint")
+"""How it failed where there was nobody to send anything to."""
+_OF_AGENTS = ("agent_version", "candidates", "fallback", "instead_of")
+"""What only a step has for which an agent was asked, or was to be."""
 
 
 def explained(steps: Sequence[_Step]) -> list[dict[str, Any]]:
@@ -93,9 +99,15 @@ def _candidates(step: _Step) -> list[dict[str, Any]]:
 
 def _who(step: _Step) -> str:
     """Return who was asked: an agent, a model, a person, or several at once."""
-    if step["agent"] in (PERSON, ALL) and not step["a2a_agent_url"]:
-        return str(step["agent"])
-    return MODEL if step["agent"] == MODEL else "agent"
+    named = step["agent"] in (PERSON, ALL, MODEL) and not _is_of_an_agent(step)
+    return str(step["agent"]) if named else "agent"
+
+
+def _is_of_an_agent(step: _Step) -> bool:
+    """Tell whether a step shows that an agent was asked, or was to be, whatever its name."""
+    has_address = bool(step["a2a_agent_url"]) and step["agent"] != MODEL  # which has one, too
+    not_asked = step["response_data"].get("error", {}).get("type") in _NOT_ASKED
+    return has_address or not_asked or any(field in step for field in _OF_AGENTS)
 
 
 def _chosen(step: _Step) -> dict[str, Any]:
@@ -144,9 +156,15 @@ def _why_moved(step: _Step) -> str:
     return "on_error" if moves else "stays"
 
 
+def _has_others(step: _Step, names: _Names) -> bool:
+    """Tell whether the trail has another stage of the step's flow, one that may need this one."""
+    return len({number for flow, number in names if flow == step.get("flow")}) > 1
+
+
 def _story(step: _Step, names: _Names) -> Iterator[str]:
     """Yield the explanation in sentences, in the order in which things happened."""
-    yield _intent_told(step)
+    if _intent_mattered(step):
+        yield _intent_told(step)
     if "resolution" in step:
         yield _resolution_told(step["resolution"])
     if step.get("resolution", {}).get("outcome") != "done":  # else nobody was asked again
@@ -155,6 +173,12 @@ def _story(step: _Step, names: _Names) -> Iterator[str]:
         yield _outcome_told(step)
     yield from _write_told(step)
     yield from _onward_told(step, names)
+
+
+def _intent_mattered(step: _Step) -> bool:
+    """Tell whether the intent is worth a word: not where none was said, and whoever answers there needs none."""
+    needed = "fallback" in step and "instead_of" not in step
+    return step["intent_source"] != "none" or bool(step.get("intent_because")) or needed
 
 
 def _intent_told(step: _Step) -> str:
@@ -183,12 +207,15 @@ def _choice_told(step: _Step) -> Iterator[str]:
     others = [one for one in _candidates(step) if not _is_chosen(step, one)]
     chosen = next((one for one in _candidates(step) if _is_chosen(step, one)), {})
     open_ = [one for one in others if "excluded" not in one]
-    if not others:
-        yield f"It has one endpoint, {url}." if (url := step["a2a_agent_url"]) else "Nothing was sent to it."
+    url, all_ = step["a2a_agent_url"], len(others) + 1
+    if not url:
+        yield "Nothing was sent to it."
+    elif not others:
+        yield f"It has one endpoint, {url}."
     elif open_:
-        yield f"It was asked at {step['a2a_agent_url']}, one of {len(open_) + 1} endpoints that could be."
-    elif step["a2a_agent_url"]:
-        yield f"It was asked at {step['a2a_agent_url']}, the only one of {len(others) + 1} endpoints that could be."
+        yield f"It was asked at {url}, one of {len(open_) + 1} endpoints that could be."
+    else:
+        yield f"It was asked at {url}, the only one of {all_} endpoints that could be."
     if "excluded" in chosen:
         yield f"That was in doubt ({_reason(chosen)}), but there was none better."
     for one in others:
@@ -224,7 +251,7 @@ def _asked_told(step: _Step) -> str:
         MODEL: f"At {branch} a model is asked ({step['a2a_agent_url'] or 'none is configured'}).",
         PERSON: f"At {branch} a person is asked.",
         ALL: f"At {stage} several are asked at once; this step joins what they answered.",
-        "agent": f"At {branch} {agent} is asked{_in_place_of(step)}.",
+        "agent": f"At {branch} {agent} {'is' if step['a2a_agent_url'] else 'was to be'} asked{_in_place_of(step)}.",
     }
     return told[_who(step)]
 
@@ -237,10 +264,20 @@ def _in_place_of(step: _Step) -> str:
 
 def _tried_told(tried: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for one in tried:
+        if one["type"] in _NOT_ASKED:
+            yield _not_asked_told(one)
+            continue
         where = f" at {one['url']}" if one.get("url") else ""
         took = f" after {one['duration_ms']:.0f} ms" if "duration_ms" in one else ""
         who = f"agent {one['agent']!r}{_of_version(one)}"
         yield _ended(f"Attempt {one['attempt']} with {who}{where} failed{took} ({one['type']}): {one['message']}")
+
+
+def _not_asked_told(one: Mapping[str, Any]) -> str:
+    if one["type"] == "agent_off":
+        return f"Agent {one['agent']!r} was switched off: nothing was sent to it."
+    _, _, why = one["message"].partition(" now: ")
+    return _ended(f"Agent {one['agent']!r} had no endpoint that could be asked{f': {why}' if why else ''}")
 
 
 def _outcome_told(step: _Step) -> str:
@@ -278,4 +315,8 @@ def _onward_told(step: _Step, names: _Names) -> Iterator[str]:
         yield f"Requests that wait: {', '.join(map(repr, step['requests']))}."
     name = names.get((step.get("flow"), step["next_flow_id"]))
     to = "its end" if step["next_flow_id"] is None else f"stage {step['next_flow_id']}"
-    yield _ONWARD[_why_next(step)].format(to=f"{to}, {name!r}" if name else to)
+    why = _why_next(step)
+    if why == "failed" and "sums_up" in step:
+        yield "The run cannot go on without what failed: it fails, too."
+    elif why != "needs" or _has_others(step, names):
+        yield _ONWARD[why].format(to=f"{to}, {name!r}" if name else to)

@@ -33,6 +33,7 @@ ANYWHERE = PushGuard(EVERYWHERE, setting=SETTING)
 _CARD_SECONDS, _LOOK_UP_SECONDS = 5.0, 2.0
 _MOST_CAPABILITIES, _MOST_TYPES, _CAPABILITIES_BYTES = 100, 20, 16_000
 _NOT_IN_URLS = re.compile(r"[\s\x00-\x1f\x7f?#]")
+_NO_SCHEME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d+)?(/.*)?", re.IGNORECASE)
 
 _SEED: dict[str, JsonValue] = {
     "name": "text-processor-1",
@@ -115,6 +116,21 @@ async def read_registration(sent: RegisterRequest, guard: PushGuard) -> Register
         field = "card_url" if sent.card_url else "capabilities"
         _refuse(field, f"its capabilities are longer than {_CAPABILITIES_BYTES:,} bytes; say less of each")
     return instance
+
+
+def refuse_namesake(instance: Registered, there: Registered | None) -> None:
+    """Refuse an instance that only its card names, if another one has that name: nobody asked to replace that.
+
+    Args:
+        instance: what is to be registered.
+        there: what is registered by its name now.
+
+    Raises:
+        BadInput: if that is at another address.
+    """
+    if there is not None and there.url != instance.url:
+        taken = f"its card names it {instance.name!r}, and the one at {there.url} is registered by that name"
+        _refuse("name", f"{taken}; name it with `name`: otherwise, or the same to take that one's place")
 
 
 async def _by_itself(sent: RegisterRequest, guard: PushGuard) -> Registered:
@@ -223,6 +239,8 @@ async def _checked(field: str, url: str, guard: PushGuard) -> str:
     """Return an address that may be named."""
     if _NOT_IN_URLS.search(url):
         _refuse(field, "it holds a space, a control character, a ? or a #; write it as http://host:port/path")
+    if _NO_SCHEME.fullmatch(url):
+        _refuse(field, f"it does not say how it is reached; write it as http://{url}")
     if "@" in url.partition("//")[2].partition("/")[0]:
         _refuse(field, "it holds credentials, which the registry shows to everybody who administers; leave them out")
     try:

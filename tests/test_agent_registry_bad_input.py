@@ -96,6 +96,8 @@ def _card(request: Request) -> Response:
         "nowhere": {"url": ""},
         "grpc": {"preferredTransport": "GRPC"},
         "nameless": {"name": "文"},
+        "namesake": {"name": "Namesake"},
+        "twin": {"name": "Namesake"},
         "long": {"name": "x" * 10_000},
         "version": {"version": "1 or 2"},
         "wordy": {"skills": [{**skill, "id": "x" * 200, "inputModes": ["text/plain" * 100]}] * 20},
@@ -153,7 +155,7 @@ def test_a_registration_that_cannot_be(service: Service, field: str, value: Any)
         ("file:///etc/passwd", "only http and https"),
         ("ftp://127.0.0.1/", "only http and https"),
         ("javascript:alert(1)", "only http and https"),
-        ("refund:8003", "only http and https"),
+        ("refund:8003", "write it as http://refund:8003"),
         ("//refund:8003", "only http and https"),
         ("http://", "names no host"),
         ("http://refund:0", "no port that can be reached"),
@@ -255,6 +257,25 @@ def test_a_card_url_that_is_not_one_or_comes_with_what_the_card_says(service: Se
     assert "lies at /.well-known/agent-card.json" in sent(card_url=f"{shelf}/good")[1]
     assert sent(card_url=f"{shelf}/good{WELL_KNOWN}", url="http://127.0.0.1:9")[0] == "url"
     assert "cannot be had (ClientConnectorError)" in sent(card_url=f"http://127.0.0.1:9{WELL_KNOWN}")[1]
+
+
+def test_a_card_does_not_take_the_place_of_another_instance(service: Service, shelf: str) -> None:
+    one, other = ({"card_url": f"{shelf}/{which}{WELL_KNOWN}"} for which in ("namesake", "twin"))
+    first = service.http.post("/agents/register", json=one)
+    again = service.http.post("/agents/register", json=one)
+    field, why = complaint(service.http.post("/agents/register", json=other))
+    named = service.http.post("/agents/register", json={**other, "name": "Namesake"})
+
+    assert (first.status_code, again.status_code, again.json()["name"]) == (201, 201, "Namesake")
+    taken = f"its card names it 'Namesake', and the one at {shelf}/namesake is registered by that name"
+    assert (field, why) == ("name", f"{taken}; name it with `name`: otherwise, or the same to take that one's place")
+    assert (named.status_code, named.json()["url"]) == (201, f"{shelf}/twin")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8005", "localhost:8005/a", "refund-agent", "[::1]:8005"])
+def test_an_address_that_does_not_say_how_it_is_reached(service: Service, url: str) -> None:
+    why = f"it does not say how it is reached; write it as http://{url}"
+    assert complaint(register(service, url=url)) == ("url", why)
 
 
 def test_no_more_than_a_thousand_register(start: StartService, background: Background, flow: str) -> None:

@@ -212,7 +212,6 @@ def test_a_write_that_was_parked_and_settled(shop: Service, puppet: tuple[Puppet
         "Until that is settled, the call stays at stage 6, 'pay', and sends no other write.",
     ]
     assert settled["story"] == [
-        "No intent was said or recognised.",
         f"jo said at {at} that the write '{name}' was done: it is in the ledger.",
         "With that settled, the call is at stage 7.",
     ]
@@ -234,7 +233,6 @@ def test_stages_that_need_each_other(start: StartService, puppet: tuple[Puppet, 
         ("third", "completed"),
     ]
     assert story(steps[-1]) == [
-        "No intent was said or recognised.",
         "This step takes all stages of the run together.",
         "With that, the run is complete.",
     ]
@@ -323,7 +321,7 @@ def test_an_agent_that_is_switched_off() -> None:
     )
     assert refused["candidates"] == []
     assert refused["story"][1:4] == [
-        "At stage 'ask' agent 'desk' is asked.",
+        "At stage 'ask' agent 'desk' was to be asked.",
         "Nothing was sent to it.",
         "Failed after 15 ms, attempt 2 (agent_off): agent 'desk' is switched off.",
     ]
@@ -340,9 +338,63 @@ def test_an_endpoint_that_was_chosen_in_doubt() -> None:
 
     assert told["story"][3:7] == [
         "It was asked at http://desk:1, the only one of 3 endpoints that could be.",
-        "That was in doubt (its card could not be had), but there was none better.",
+        "That was in doubt (it did not answer when it was probed), but there was none better.",
         "Left out: http://desk:2, as it failed again and again, so its circuit is open.",
         "Left out: http://desk:3, as something_new.",
+    ]
+
+
+def test_attempts_in_which_nobody_could_be_asked() -> None:
+    off = {"agent": "gone", "attempt": 1, "type": "agent_off", "message": "agent 'gone' is switched off", "url": ""}
+    none = "agent 'spare' has no endpoint that can be asked now: 2 failed again and again"
+    nowhere = {"agent": "spare", "attempt": 1, "type": "no_endpoint", "message": none, "url": "", "duration_ms": 0.1}
+
+    [told] = explained([{**OLD, "tried": [off, nowhere]}])
+
+    assert told["story"][1:3] == [
+        "Agent 'gone' was switched off: nothing was sent to it.",
+        "Agent 'spare' had no endpoint that could be asked: 2 failed again and again.",
+    ]
+
+
+def test_no_endpoint_that_could_be_asked() -> None:
+    error = {"error": {"type": "no_endpoint", "message": "agent 'desk' has no endpoint …", "retryable": True}}
+    candidates = [{"url": "http://desk:1", "excluded": "circuit_open"}, {"url": "http://desk:2"}]
+
+    [told] = explained([{**OLD, "a2a_agent_url": "", "response_data": error, "candidates": candidates, "tried": []}])
+
+    assert told["story"][1:4] == [
+        "At stage 'ask' agent 'desk' was to be asked.",
+        "Nothing was sent to it.",
+        "Left out: http://desk:1, as it failed again and again, so its circuit is open.",
+    ]
+
+
+@pytest.mark.parametrize("name", ["person", "all", "model"])
+def test_an_agent_that_is_named_as_what_is_none(name: str) -> None:
+    off = {"error": {"type": "agent_off", "message": f"agent '{name}' is switched off", "retryable": True}}
+    step = {**OLD, "agent": name, "tried": []}
+
+    asked, refused = explained([{**step, "agent_version": "v2"}, {**step, "a2a_agent_url": "", "response_data": off}])
+
+    assert (asked["chosen"]["who"], refused["chosen"]["who"]) == ("agent", "agent")
+    assert asked["story"][1] == f"At stage 'ask' agent '{name}', version 'v2' is asked."
+    assert refused["story"][1] == f"At stage 'ask' agent '{name}' was to be asked."
+
+
+def test_a_stage_that_no_other_needs_leads_nowhere() -> None:
+    failed = {**OLD, "artifacts": "1", "tried": []}
+    answered = {**failed, "response_status": "success", "response_data": {"text": "well"}}
+
+    stories = [explained([step])[0] for step in (failed, answered)]
+    [whole] = explained([{**failed, "sums_up": True, "ended": "failed"}])
+    [first, _] = explained([failed, {**answered, "stage": "pay", "intent_flow_id": 2}])
+
+    assert [(told["next"]["why"], told["story"][-1]) for told in [*stories, first, whole]] == [
+        ("needs", "Failed after 15 ms, attempt 2 (timeout): too slow."),
+        ("needs", "Answered in 15 ms, attempt 2."),
+        ("needs", "A stage that needs this one runs as soon as all that it needs is done with."),
+        ("failed", "The run cannot go on without what failed: it fails, too."),
     ]
 
 

@@ -266,7 +266,7 @@ def test_agents_by_type_or_name_and_tried_so_often_as_a_step_says() -> None:
         "front": {"url": "http://front:1", "type": "desk", "fallback": "back"},
         "back": {"url": "http://back:1"},
         "front-2": {"url": "http://front:1", "type": "desk", "fallback": "back", "attempts": 3},
-        "back-2": {"url": "http://back:1", "attempts": 3},
+        "back-2": {"type": "back", "url": "http://back:1", "attempts": 3},
     }
     assert [told["stages"][name].get("timeout") for name in "abcd"] == [None, None, 5, 0.25]
 

@@ -21,10 +21,12 @@ def administering(url: str, *, option: str = "--url") -> Iterator[httpx.Client]:
         option: what names it on the command line.
 
     Raises:
-        NoService: if `url` is no address, or no service answers there.
+        NoService: if `url` is no address, no service answers there, or the token cannot be sent.
     """
     address = address_of(url)
     token = os.environ.get(_TOKEN)
+    if token and not (token.isascii() and token.isprintable()):
+        raise NoService(f"{_TOKEN} holds a character that no header can carry; use ASCII letters, digits and signs")
     headers = {"authorization": f"Bearer {token}"} if token else {}
     # A proxy that the environment names cannot reach a service on this machine's loopback.
     direct = is_loopback(address.host)

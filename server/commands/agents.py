@@ -6,31 +6,24 @@ import getpass
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from server.commands.administering import administering
+from server.commands.agents_table import as_fits, cell, line, print_whole
 from server.commands.inputs import BadInput
 from server.commands.showing import open_console
 from server.commands.talking import NoService, document_of, in_unicode
 
 _EACH_SECONDS, _PATIENCE_SECONDS = 1.0, 5.0
-_COLUMNS = (
-    *("agent", "state", "endpoint", "version", "health", "circuit", "in flight", "calls", "errors", "p50 / p95 ms"),
-    "source",
-)
-_NUMBERS = ("in flight", "calls", "errors", "p50 / p95 ms")
-_SHORTENED = ("endpoint", "source")
-_COLOURS = {"healthy": "green", "unhealthy": "red", "unknown": "dim", "open": "red", "half_open": "yellow"}
-_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
-_WIDEST = 10_000
+_NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?")
+_LARGEST_WEIGHT = 1_000_000
+_Agent = Mapping[str, Any]
 
 
 def show_agents(url: str, *, once: bool, as_json: bool) -> None:
@@ -50,7 +43,7 @@ def show_agents(url: str, *, once: bool, as_json: bool) -> None:
         if as_json:
             console.print(json.dumps(told, indent=2), markup=False, highlight=False, soft_wrap=True)
         elif once or not console.is_terminal:
-            _print_whole(console, told["agents"])
+            print_whole(console, told["agents"])
         else:
             _keep_showing(console, service, url, told)
 
@@ -62,9 +55,7 @@ def switch_off(url: str, name: str, reason: str, by: str | None) -> None:
         NoService: if no service answers, or it does not do it.
     """
     told = _done(url, "POST", f"/agents/{_quoted(name)}/off", {"by": _who(by), "reason": in_unicode(reason)})
-    fallback = told["fallback"]
-    instead = f"its fallback {fallback!r} is asked in its place" if fallback else "it has no fallback"
-    _say(f"{told['name']} is off: no call reaches it; {instead}")
+    _say(f"{told['name']} is off: no call reaches it; {_instead(told)}")
 
 
 def switch_on(url: str, name: str, why: str | None, by: str | None) -> None:
@@ -96,8 +87,8 @@ def weigh(url: str, name: str, given: Sequence[str], why: str, by: str | None, *
         raise BadInput("say either the weights, such as v1=90 v2=10, or --reset for those of the flow")
     said = {"weights": None if reset else _weights(given), "by": _who(by), "why": in_unicode(why)}
     told = _done(url, "PUT", f"/agents/{_quoted(name)}/weights", said)
-    shares = [f"{one['version']} {one['share'] or 0:.0%}" for one in told["versions"]]
-    _say(f"{told['name']} is weighed: {', '.join(shares) or 'it has no versions'}")
+    shares = ", ".join(map(_share, told["versions"])) or "it has no versions"
+    _say(f"{told['name']} is weighed: {shares}")
 
 
 def register(url: str, said: Mapping[str, Any]) -> None:
@@ -137,9 +128,8 @@ def _keep_showing(console: Console, service: httpx.Client, url: str, told: Mappi
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         try:
             while True:
-                said = trouble or f"{url}, {told['heard_at']}; Ctrl-C ends"
-                foot = Text(said, "red" if trouble else "dim")
-                live.update(Group(_table(told["agents"]), *_notes(told["agents"]), foot), refresh=True)
+                foot = line(trouble or f"{url}, {told['heard_at']}; Ctrl-C ends", "red" if trouble else "dim")
+                live.update(Group(*as_fits(console, told["agents"]), foot), refresh=True)
                 time.sleep(_EACH_SECONDS)
                 try:
                     told, trouble = _told(service.get("/agents", timeout=_PATIENCE_SECONDS), url), ""
@@ -149,79 +139,34 @@ def _keep_showing(console: Console, service: httpx.Client, url: str, told: Mappi
             return
 
 
-def _print_whole(console: Console, agents: Sequence[Mapping[str, Any]]) -> None:
-    table = _table(agents)
-    if not console.is_terminal:  # what is piped on has no width, and its cells are not cut
-        console.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
-    console.print(table)
-    for note in _notes(agents):
-        console.print(note, soft_wrap=True)
+def _instead(agent: _Agent) -> str:
+    """Tell what happens while an agent is off."""
+    if agent["fallback"]:
+        return f"its fallback {agent['fallback']!r} is asked in its place"
+    if agent["flows"]:
+        return (
+            "it has no fallback of its own, so its flow's fallback answers and the call stays at its stage; "
+            "where there is none, the step fails"
+        )
+    return "no flow names it: whatever asks for one of this type turns to its own fallback, or fails"
 
 
-def _table(agents: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in _COLUMNS:
-        justify: Literal["left", "right"] = "right" if column in _NUMBERS else "left"
-        table.add_column(column.upper(), justify=justify, no_wrap=column not in _SHORTENED, overflow="ellipsis")
-    for agent in agents:
-        for row in _rows(agent):
-            table.add_row(*row)
-    return table
-
-
-def _rows(agent: Mapping[str, Any]) -> Iterator[list[Text]]:
-    """Yield a row for each endpoint of an agent, or one if it has none."""
-    first = [_cell(agent["name"], "bold"), _cell(agent["state"], "red" if agent["off"] else "green")]
-    weights = {one["version"]: one["weight"] for one in agent["versions"]}
-    for endpoint in agent["endpoints"]:
-        yield [*first, *_of_endpoint(endpoint, weights)]
-        first = [_cell(""), _cell("")]
-    if not agent["endpoints"]:
-        yield [*first, _cell("none", "yellow")]
-
-
-def _of_endpoint(endpoint: Mapping[str, Any], weights: Mapping[str, float | None]) -> list[Text]:
-    version, here, elsewhere = endpoint["version"] or "", endpoint["in_flight"], endpoint["elsewhere"]
-    weight = weights.get(endpoint["version"])
-    circuit = f"{endpoint['circuit']}, rests" if endpoint["rests_seconds"] else endpoint["circuit"]
-    return [
-        _cell(endpoint["url"]),
-        _cell(version if weight is None else f"{version} ({weight:g})"),
-        _cell(endpoint["state"], _COLOURS[endpoint["state"]]),
-        _cell(circuit, _COLOURS.get(endpoint["circuit"], "")),
-        _cell(f"{here} + {elsewhere}" if elsewhere else str(here)),
-        _cell(str(endpoint["calls"])),
-        _cell(str(endpoint["errors"]), "red" if endpoint["errors"] else ""),
-        _cell(_pace(endpoint["p50_ms"], endpoint["p95_ms"])),
-        _cell(endpoint["instance"] or endpoint["source"]),
-    ]
-
-
-def _pace(*milliseconds: float | None) -> str:
-    return " / ".join(f"{one:.1f}" if one < 10 else f"{one:.0f}" for one in milliseconds if one is not None)
-
-
-def _notes(agents: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
-    """Yield what there is to say besides: who is off and why, and what is wrong with endpoints."""
-    for agent in agents:
-        if off := agent["off"]:
-            yield _cell(f"{agent['name']} is off since {off['at']}, by {off['by']}: {off['reason']}", "red")
-        for endpoint in agent["endpoints"]:
-            if endpoint["state"] == "unhealthy" and (probe := endpoint["probe"]):
-                yield _cell(f"{endpoint['url']} is unhealthy: {probe['why']} ({probe['at']})", "red")
-
-
-def _cell(text: str, style: str = "") -> Text:
-    """Return text on one line, without what would move the cursor: whoever registers may say anything."""
-    return Text("".join(letter if letter.isprintable() else " " for letter in text), style)
+def _share(version: Mapping[str, Any]) -> str:
+    if version["weight"] is None and version["share"] is not None:
+        return f"{version['version']} only where no other can be asked"
+    return f"{version['version']} {version['share'] or 0:.0%}"
 
 
 def _weights(given: Sequence[str]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for one in map(in_unicode, given):
         version, _, number = one.rpartition("=")
-        if not version or version in weights or not _NUMBER.fullmatch(number):
-            raise BadInput(f"{one!r} is no weight; write VERSION=WEIGHT, each version once, such as v1=90 v2=10")
+        if not version or not _NUMBER.fullmatch(number):
+            raise BadInput(f"{one!r} is no weight; write VERSION=WEIGHT, a plain number, such as v1=90 v2=10")
+        if not 0 <= float(number) <= _LARGEST_WEIGHT:
+            raise BadInput(f"the weight of {version!r} is {number}; write a number from 0 to {_LARGEST_WEIGHT:,}")
+        if version in weights:
+            raise BadInput(f"version {version!r} is there twice; give it one weight")
         weights[version] = float(number)
     return weights
 
@@ -257,4 +202,4 @@ def _told(answer: httpx.Response, url: str) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    open_console().print(_cell(text), highlight=False, soft_wrap=True)
+    open_console().print(cell(text), highlight=False, soft_wrap=True)

@@ -25,7 +25,7 @@ from server.doors.agent_documents import (
 from server.doors.execution_documents import body_of
 from server.doors.reading import read_document
 from server.problems import AgentInFlow, AgentNotFound, BadInput, responses
-from server.registering import ANYWHERE, RegisterRequest, read_registration
+from server.registering import ANYWHERE, RegisterRequest, read_registration, refuse_namesake
 from server.runtime import Runtime
 
 router = APIRouter(prefix="/agents", tags=["agents"], dependencies=[Depends(must_administer)])
@@ -76,12 +76,14 @@ async def register(request: Request) -> Response:
     """Register an instance of an agent, or have it registered by what its card says.
 
     Calls may reach it at once, and on all replicas within a second. It is forgotten when no heartbeat comes for
-    `ttl_seconds`; the same name again takes its place.
+    `ttl_seconds`; the same name again takes its place, but not a name that only the card says.
     """
     runtime: Runtime = request.app.state.runtime
     sent = await read_document(request, RegisterRequest, runtime.settings.max_body_bytes)
     guard = ANYWHERE if serves_this_machine_alone(request) else runtime.agents.guard
     instance = await read_registration(sent, guard)
+    if sent.name is None:
+        refuse_namesake(instance, await runtime.agents.registry.get(instance.name))
     kept = await runtime.agents.register(instance, sent.lives)
     return _json(told(kept, sent.lives), 201)
 
@@ -128,7 +130,9 @@ async def remove(name: InstanceName, request: Request) -> Response:
     responses={200: {"model": AgentAnswer}, **responses(401, 404, 409, 413, 415, 422, 503)},
 )
 async def off(name: AgentName, request: Request) -> Response:
-    """Let no call reach an agent: within a second, on all replicas, calls go to its fallback."""
+    """Let no call reach an agent: within a second, on all replicas, calls go to its fallback; where it has none, the
+    flow's fallback answers and the call stays at its stage.
+    """
     sent = await _sent(request, OffRequest)
     agents, agent = await _found(request, name)
     await agents.switch_off(name, sent.by, sent.reason)
