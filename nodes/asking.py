@@ -24,7 +24,7 @@ from nodes.models import answer_of
 from nodes.moving import CannotGoOn
 from nodes.outcome import Outcome, now
 from nodes.ports import AgentCaller, AgentRequest, Effect, Model, Reply, Resolution, TurnContext
-from nodes.reaching.choices import AgentOff, Choice, NoEndpoint
+from nodes.reaching.choices import AgentOff, Candidate, Choice, NoEndpoint
 from nodes.reaching.endpoint import LONGEST_REST
 from nodes.reaching.pool import Pool
 from nodes.remote.errors import AgentError, NoTimeLeft, TimedOut
@@ -78,11 +78,18 @@ async def asked(
     so_far = asking.tell.so_far() if reply is None and asking.tell else None
     took = round((time.perf_counter() - clock) * 1000, 3)
     tried = asking.failed if reply is not None else asking.failed[:-1]
-    outcome = Outcome(reply, error, started, took, so_far, attempt=asking.attempt, tried=tuple(tried))
-    if asking.choice is not None:
-        outcome = replace(outcome, version=asking.choice.version, candidates=asking.choice.candidates)
-    elif isinstance(error, NoEndpoint):
-        outcome = replace(outcome, candidates=error.candidates)
+    version, candidates = asking.chosen_from(error)
+    outcome = Outcome(
+        reply,
+        error,
+        started,
+        took,
+        so_far,
+        attempt=asking.attempt,
+        tried=tuple(tried),
+        version=version,
+        candidates=candidates,
+    )
     if asking.write is not None:
         write, resolution = asking.write, asking.write.resolution or asking.resolution
         outcome = replace(outcome, parked=write.parked, held_by=write.held_by, resolution=resolution)
@@ -131,6 +138,12 @@ class _Asking:
         if self.job.llm or self.tell is None or not self.tell.asked:
             return None
         return replace(self.at, task_id=self.tell.task_id or self.at.task_id)
+
+    def chosen_from(self, error: AgentError | None) -> tuple[str | None, tuple[Candidate, ...]]:
+        """Return the version that was asked last, and the endpoints that could have been."""
+        if self.choice is not None:
+            return self.choice.version, self.choice.candidates
+        return None, error.candidates if isinstance(error, NoEndpoint) else ()
 
     async def answer(self) -> Reply:
         """Return the answer of the agent or of a fallback of it, or of the model.
@@ -266,7 +279,9 @@ class _Asking:
 
     async def _sent(self) -> Reply:
         """Send the message to the endpoint that is to have it; learn from what comes of it."""
-        self.at, self.choice = replace(with_input(self.at, self.facts, self.job, self.state), url=""), None
+        self.at, self.choice = with_input(self.at, self.facts, self.job, self.state), None
+        if self.at.url:  # of the attempt before
+            self.at = replace(self.at, url="")
         try:
             self.choice = choice = self._chosen()
         except (AgentOff, NoEndpoint) as error:
@@ -295,10 +310,9 @@ class _Asking:
     def _chosen(self) -> Choice:
         agent = self.at.agent
         spec, call = self.facts.agents[agent], self.state["incarnation"]
-        stays = is_unanswered(self.job, agent, self.state, self.context)
-        return self.world.pool.choose(
-            agent, spec, call, stay_at=self._under_way_at(), must_stay=stays, avoid=self._failed_at
-        )
+        stay_at = self._under_way_at()
+        must_stay = stay_at is not None and is_unanswered(self.job, agent, self.state, self.context)
+        return self.world.pool.choose(agent, spec, call, stay_at=stay_at, must_stay=must_stay, avoid=self._failed_at)
 
     def _left(self) -> Effect | None:
         effects = effects_of(self.context)
