@@ -5,6 +5,7 @@ So it has all that a stage has: attempts, the fallback, the trail, and a write t
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from server.workflows import known_agents
 
 STAGE = "execute"
 _SLUG = 40
+_NAME = re.compile(r"agent-[a-z0-9-]*-[0-9a-f]{8}")
 
 
 async def flow_for(flows: Flows, pool: Pool, agent_type: str, effect: Literal["read", "write"] | None) -> Version:
@@ -43,6 +45,11 @@ async def flow_for(flows: Flows, pool: Pool, agent_type: str, effect: Literal["r
     except FlowNotFound:
         known = None
     return known if known is not None and known.text == text else await flows.add(text, name, fills=True)
+
+
+def is_made_for_work(flow: str) -> bool:
+    """Tell whether a flow that was made at run time was made for such work, by its name."""
+    return bool(_NAME.fullmatch(flow))
 
 
 def writes(version: Version) -> bool:

@@ -31,6 +31,7 @@ def test_an_agent_of_the_type_does_it(service: Service, agents: dict[str, str]) 
     assert answer["response"]["data"][0]["sentiment"] == "positive"
     assert (answer["agent_type"], answer["agent"]) == ("text_processor", "text_processor")
     assert answer["endpoint"] == agents["text_processor"]
+    assert answer["flow"] not in [flow["flow"] for flow in service.http.get("/flows").json()["flows"]]
     known = service.http.get(f"/executions/{answer['execution_id']}").json()
     assert (known["status"], known["response"]) == ("completed", answer["response"])
 

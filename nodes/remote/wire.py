@@ -260,13 +260,16 @@ def _result(agent: str, request_id: str, response: httpx.Response, content: byte
 
 
 def _http_failed(agent: str, response: httpx.Response) -> HttpFailed:
-    return HttpFailed(agent, response.status_code, _seconds(response.headers.get("retry-after", "")))
+    busy = response.status_code in (429, 503)  # with another status it is not about the endpoint as a whole
+    return HttpFailed(
+        agent, response.status_code, _seconds(response.headers.get("retry-after", "")) if busy else None
+    )
 
 
 def _seconds(retry_after: str) -> float | None:
     """Read a `Retry-After`, which is a number of seconds or a date; None for anything else."""
     if retry_after.strip().isdecimal():
-        return float(retry_after[:_LONGEST_NUMBER])
+        return float(retry_after.strip()[:_LONGEST_NUMBER])
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (ValueError, OverflowError):

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from graph.flow import Flow
+from server.agent_work import is_made_for_work
 from server.doors.admin import may_administer, must_administer
 from server.flows import Change, Flows, Version
 from server.problems import FlowNotFound, Row, respond, responses
@@ -98,6 +99,8 @@ async def list_flows(request: Request) -> Response:
     counted = await flows.calls_on()
     served = [flows.current(name) for name in flows.names()]
     for name in await flows.made():
+        if is_made_for_work(name):
+            continue
         with suppress(FlowNotFound):  # removed meanwhile, or it checks no more with what the environment holds
             served += [] if name in flows.names() else [await flows.find(name)]
     return _json({"flows": [await _shown(flows, version, counted) for version in served]})
