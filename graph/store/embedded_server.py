@@ -5,8 +5,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -179,8 +179,19 @@ def flush(place: Place, flushed: dict[Path, int]) -> None:
                 flushed[log] = size
 
 
-def _client(socket: Path, timeout: float) -> Redis:
-    return Redis(unix_socket_path=str(socket), socket_timeout=timeout, retry=Retry(NoBackoff(), 0))
+@asynccontextmanager
+async def _client(socket: Path, timeout: float) -> AsyncIterator[Redis]:
+    """Talk to the server; whoever is cancelled just when they are done still closes the connection."""
+    client = Redis(unix_socket_path=str(socket), socket_timeout=timeout, retry=Retry(NoBackoff(), 0))
+    try:
+        yield client
+    finally:
+        closing = asyncio.ensure_future(client.aclose())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing
+            raise
 
 
 def _store(place: Place, pid: int, *, adopted: bool) -> EmbeddedStore:
