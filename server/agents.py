@@ -36,6 +36,7 @@ _OF_NO_FLOW = Agent()
 """What is known of an agent that no flow names."""
 
 log = structlog.get_logger()
+_jitter = random.Random()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,9 @@ class Agents:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+            while not self._loop.done():  # before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow it
+                self._loop.cancel()
+                await asyncio.wait({self._loop}, timeout=_LEAVING_SECONDS)
         with suppress(StoreError, TimeoutError):  # the others stop counting on what it reported soon, anyway
             await asyncio.wait_for(self.registry.leave(self._replica), _LEAVING_SECONDS)
 
@@ -209,7 +211,7 @@ class Agents:
 
     async def _keep_in_touch(self) -> None:
         while True:
-            await asyncio.sleep(SYNC_SECONDS * random.uniform(0.7, 1.0))
+            await asyncio.sleep(SYNC_SECONDS * _jitter.uniform(0.7, 1.0))
             try:
                 await self.refresh()
             except Exception:  # the next time is another try

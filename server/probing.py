@@ -29,6 +29,7 @@ Ask = Callable[[str], Awaitable[str | None]]
 """Asks the agent at an address for its card; returns why that shows that it is not well, None if it does not."""
 
 log = structlog.get_logger()
+_jitter = random.Random()
 
 
 @asynccontextmanager
@@ -75,7 +76,7 @@ class _Probing:
         for endpoint in self._mattering(now):
             at = self._due.get(endpoint)
             if at is None:
-                at = now + random.uniform(0, min(self._seconds, SOON_SECONDS))
+                at = now + _jitter.uniform(0, min(self._seconds, SOON_SECONDS))
             due[endpoint] = min(at, now + _about(SOON_SECONDS)) if endpoint.in_doubt else at
         for endpoint in self._due.keys() - due.keys():
             endpoint.not_probed()
@@ -119,4 +120,4 @@ def _tell(endpoint: Endpoint, was_healthy: bool | None) -> None:
 
 def _about(seconds: float) -> float:
     """Return a time that replicas do not share."""
-    return seconds * random.uniform(0.8, 1.0)
+    return seconds * _jitter.uniform(0.8, 1.0)
