@@ -14,6 +14,7 @@ from typing import Self
 import structlog
 
 from graph.loader import FlowError, parse_flow
+from graph.store.ending import ended
 from graph.store.errors import StoreError
 from graph.store.registry import Counts, Registry, Report
 from graph.workflows import DEFAULT_AGENTS, written
@@ -101,9 +102,7 @@ class Agents:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._loop is not None:
-            while not self._loop.done():  # before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow it
-                self._loop.cancel()
-                await asyncio.wait({self._loop}, timeout=_LEAVING_SECONDS)
+            await ended(self._loop)
         with suppress(StoreError, TimeoutError):  # the others stop counting on what it reported soon, anyway
             await asyncio.wait_for(self.registry.leave(self._replica), _LEAVING_SECONDS)
 

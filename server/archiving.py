@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 
 from graph.store.calls import Calls
+from graph.store.ending import ended
 from graph.store.errors import StoreError
 
 LOOK_SECONDS = 5.0
@@ -24,8 +25,7 @@ async def archiving(calls: Calls, tenant: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        await ended(looking)
         with suppress(TimeoutError):  # what is left is archived by another replica, or after the next start
             await asyncio.wait_for(_look(calls, tenant), _CLOSING_SECONDS)
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from graph.store.ending import ended
 from nodes.reaching.endpoint import Endpoint
 from nodes.reaching.pool import Pool
 
@@ -48,8 +49,7 @@ async def probing(pool: Pool, ask: Ask, seconds: float) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
 
 class _Probing:

@@ -10,6 +10,7 @@ import structlog
 
 from graph.store.calls import CallRecord, Calls
 from graph.store.effects import Record
+from graph.store.ending import ended
 from graph.store.errors import Busy, OutcomeUnknown, StoreError, StoreUnavailable
 from graph.store.names import decode
 from nodes.ports import AgentCaller
@@ -43,9 +44,7 @@ async def keeping_on(
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
 
 class _Resuming:

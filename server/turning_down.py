@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from graph.store.ending import ended
 from graph.store.errors import StoreError
 from graph.store.registry import Counts
 from nodes.outcome import now
@@ -31,8 +32,7 @@ async def turning_down(agents: Agents) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        await ended(looking)
 
 
 async def _keep_looking(agents: Agents) -> None:

@@ -21,11 +21,11 @@ import structlog
 
 from graph.store.embedded_place import EmbeddedStoreError, Place, open_file, prepare, try_lock, until
 from graph.store.embedded_server import EmbeddedStore, Fsync, flush, lost, serve, stop
+from graph.store.ending import ended
 
 __all__ = ["EmbeddedStore", "EmbeddedStoreError", "Fsync", "embedded_store"]
 
 _FLUSH_SECONDS = 1.0
-_CANCEL_AGAIN = 1.0
 _SOON = 1.0
 """A server that lived for fewer seconds died soon: the next one waits, each time twice as long."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
@@ -70,10 +70,7 @@ async def _kept_up(place: Place, fsync: Fsync, timeout: float) -> AsyncIterator[
     try:
         yield
     finally:
-        while tasks:  # before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow a cancellation
-            for task in tasks:
-                task.cancel()
-            _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN)
+        await ended(*tasks)
 
 
 async def _start_again(place: Place, fsync: Fsync, timeout: float) -> None:

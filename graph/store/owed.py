@@ -6,10 +6,10 @@ Otherwise a call would stay busy until the lease runs out, long after the store 
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from graph.store.ending import ended
 from graph.store.errors import StoreError, StoreUnavailable
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
-_CANCEL_AGAIN = 1.0
 _MOST = 1_000
 """How many leases are owed at a time; the others run out by themselves."""
 
@@ -40,11 +40,7 @@ class Owed:
 
     async def aclose(self) -> None:
         """Leave what is still owed to the leases' end."""
-        tasks = set(self._tasks)
-        while tasks:  # before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow a cancellation
-            for task in tasks:
-                task.cancel()
-            _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN)
+        await ended(*self._tasks)
 
     async def _give(self, give_back: Callable[[], Awaitable[object]], may_be_taken_yet: bool) -> None:
         clock, wait = asyncio.get_running_loop().time, _FIRST_WAIT
