@@ -8,7 +8,7 @@ START ─┬─ intent given ──► its stage ──► END (or the next stag
 from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
@@ -80,16 +80,22 @@ def build_graph(
     if loaded.is_dag:
         _add_ends(graph, facts, loaded)
     if loaded.fallback:
-        graph.add_node(FALLBACK, StageNode(facts, None, world))
+        _add(graph, FALLBACK, StageNode(facts, None, world))
         graph.add_edge(FALLBACK, END)
     if routes.stages_of:
-        graph.add_node(CLASSIFIER, _classifying(loaded, routes, classifier, classifier_timeout))
+        _add(graph, CLASSIFIER, _classifying(loaded, routes, classifier, classifier_timeout))
     _enter(graph, routes)
     saver = _in_memory() if checkpointer == "memory" else checkpointer
     return graph.compile(checkpointer=saver, name=loaded.flow)
 
 
 _Builder = StateGraph[CallState, TurnContext, CallInput, CallState]
+
+
+def _add(graph: _Builder, name: str, node: Any, **options: Any) -> None:
+    """Add a node that sees what the flow's state has: by its annotation LangGraph would let it see, and keep, all
+    that any flow's state may have."""
+    graph.add_node(name, node, input_schema=graph.state_schema, **options)
 
 
 def _facts_of(flow: Flow, routes: Routes, agent_timeout: float) -> FlowFacts:
@@ -116,9 +122,9 @@ def _classifying(flow: Flow, routes: Routes, classifier: Classifier | None, time
 
 def _add_ends(graph: _Builder, facts: FlowFacts, flow: Flow) -> None:
     """Add where a run begins and ends whose order comes from `needs`."""
-    graph.add_node(BEGIN, BeginNode(facts))
+    _add(graph, BEGIN, BeginNode(facts))
     graph.add_conditional_edges(BEGIN, _goes_on, [name for name, stage in flow.stages.items() if not stage.needs])
-    graph.add_node(FINISH, FinishNode(facts), defer=True)
+    _add(graph, FINISH, FinishNode(facts), defer=True)
     graph.add_conditional_edges(FINISH, _goes_on, [FINISH, END])
 
 
@@ -127,14 +133,15 @@ def _add_stage(graph: _Builder, facts: FlowFacts, place: Place, world: World, wa
     node = _node_of(facts, place, world)
     branches = _branches(facts, place, world)
     goes_on = bool(branches or place.stage.ask or not facts.waits)
-    graph.add_node(
+    _add(
+        graph,
         place.name,
         InOrder(facts, place, node) if facts.dag else node,
         # Only drawn. Drawn twice, LangGraph's own drawing breaks: it sorts edges by labels of which one is None.
         destinations=None if goes_on else ways,
     )
     for name, branch in branches.items():
-        graph.add_node(name, branch)
+        _add(graph, name, branch)
         graph.add_edge(name, place.name)
     if isinstance(node, BranchesNode) and place.stage.map:
         graph.add_conditional_edges(place.name, _sends(node), [*branches, *ways])
@@ -172,14 +179,14 @@ def _enter(graph: _Builder, routes: Routes) -> None:
         graph.add_conditional_edges(CLASSIFIER, _router(routes), answering)
 
 
-async def _goes_on(state: CallState) -> list[str]:
+async def _goes_on(state: Mapping[str, Any]) -> list[str]:
     """Return the nodes that a node says come next."""
     return list(state.get("goes_to") or [END])
 
 
-def _sends(node: BranchesNode) -> Callable[[CallState], Coroutine[Any, Any, list[Any]]]:
-    async def sends(state: CallState) -> list[Any]:
-        return node.sends(state) or await _goes_on(state)
+def _sends(node: BranchesNode) -> Callable[[Mapping[str, Any]], Coroutine[Any, Any, list[Any]]]:
+    async def sends(state: Mapping[str, Any]) -> list[Any]:
+        return node.sends(cast(CallState, state)) or await _goes_on(state)
 
     return sends
 
@@ -206,8 +213,8 @@ def _targets(flow: Flow, paths: Paths, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(END if target == LEAVE else target for target in targets), *again, END]))
 
 
-def _router(routes: Routes) -> Callable[[CallState], Coroutine[Any, Any, str | list[str]]]:
-    async def route(state: CallState) -> str | list[str]:
+def _router(routes: Routes) -> Callable[[Mapping[str, Any]], Coroutine[Any, Any, str | list[str]]]:
+    async def route(state: Mapping[str, Any]) -> str | list[str]:
         return decide(routes, state, wanted(state))
 
     return route

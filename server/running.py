@@ -5,12 +5,14 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import structlog
+from langgraph.types import Command, StreamMode
 
+from graph.entering import entering
 from graph.store.calls import Calls, OpenTurn, new_steps
 from graph.store.effects import TurnEffects
 from graph.store.errors import OutcomeUnknown, Replaced
 from nodes.ports import TurnContext
-from nodes.state import Step
+from nodes.state import CallInput, Step
 from server.leases import held
 from server.problems import document_of
 from server.turn import Taken
@@ -117,18 +119,20 @@ class Runner:
             effects=TurnEffects(turn),
             timing=turn.timing,
         )
-        inputs, config = request.inputs(turn), turn.config()
-        if not begun.followed:
-            return await graph.ainvoke(inputs, config, context=context, durability=durability)
+        brought: CallInput | Command[Any] = request.inputs(turn)
+        if turn.one_save:
+            brought = entering(begun.version.routes, turn.state, request.inputs(turn), graph.channels)
+        modes: list[StreamMode] = ["custom", "values"] if begun.followed else ["values"]
         state: Mapping[str, Any] = {}
         async for told in graph.astream(
-            inputs, config, context=context, durability=durability, stream_mode=["custom", "values"]
+            brought, turn.config(), context=context, durability=durability, stream_mode=modes
         ):
             mode, value = cast(tuple[str, dict[str, Any]], told)
             if mode == "values":
                 state = value
-            steps = [] if turn.one_save else begun.fresh_steps()  # an only step is told with the turn's end
-            await self._audience.tell(begun, [*steps, *([value] if mode == "custom" else [])])
+            if begun.followed:
+                steps = [] if turn.one_save else begun.fresh_steps()  # an only step is told with the turn's end
+                await self._audience.tell(begun, [*steps, *([value] if mode == "custom" else [])])
         return state
 
     async def _steps_before(self, turn: OpenTurn) -> list[Step]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointTuple, empty_checkpoint
+from langgraph.constants import START as START_CHANNEL
 
 from graph import audit
 from graph.store.effects import Change, Record
@@ -21,6 +22,8 @@ from nodes.state import Step
 from nodes.timing import Timing
 
 _LONGEST_SAVE = 30.0
+_BEFORE_INPUT = -2
+"""How LangGraph counts the super-step before the first."""
 
 TURN = "turn"
 """Where a run's `configurable` carries its open turn."""
@@ -153,6 +156,16 @@ class OpenTurn:
 
     def _committed_steps(self) -> tuple[int, int]:
         return self.state.get("step_count", 0), self.steps[-1]["number"] if self.steps else 0
+
+    def basis(self, saver: BaseCheckpointSaver[Any]) -> CheckpointTuple | None:
+        """Return the checkpoint that the run goes on from. That of a new call has nothing in it, but it is there:
+        only a run that goes on may enter the graph anywhere (`graph.entering`)."""
+        if self.loaded is not None or not self.one_save:
+            return self.loaded
+        version = saver.get_next_version(None, None)
+        checkpoint: Checkpoint = {**empty_checkpoint(), "channel_versions": {START_CHANNEL: version}}
+        config: RunnableConfig = {"configurable": {"thread_id": self.thread, "checkpoint_ns": ""}}
+        return CheckpointTuple(config, checkpoint, {"step": _BEFORE_INPUT}, None, [])
 
     def config(self) -> RunnableConfig:
         """Return the configuration of the run that this turn is."""

@@ -71,7 +71,7 @@ class CoreSaver(BaseCheckpointSaver[int]):
         turn = turn_of(config)
         thread_id, namespace, checkpoint_id = _ids(config)
         if turn is not None and not namespace and not checkpoint_id:
-            return turn.loaded
+            return turn.basis(self)
         async with answering():
             found = await self._read(keys=keys_of(thread_id), args=[namespace, checkpoint_id or ""])
         if not found:

@@ -26,7 +26,7 @@ class Turnwise(BaseCheckpointSaver[Any]):
         """Return what the turn was begun with, or ask the saver."""
         turn = turn_of(config)
         if turn is not None and not _named(config):
-            return turn.loaded
+            return turn.basis(self)
         return await super().aget_tuple(config)
 
     async def aput(

@@ -22,6 +22,7 @@ from server.commands.talking import DEFAULT_URL
 from server.commands.warning import warn
 from server.listening import serving, url_of
 from server.logs import configure_logs
+from server.loop import run_in_loop
 from server.runtime import Runtime, open_runtime
 from server.settings import Settings, read_settings
 
@@ -51,7 +52,7 @@ def run_demo(*, once: bool) -> None:
     settings = read_settings().model_copy(update={"flow": "call"})
     configure_logs("warning")
     warn(settings, os.environ)
-    asyncio.run(_demo(settings, once=once))
+    run_in_loop(_demo(settings, once=once))
 
 
 async def _demo(settings: Settings, *, once: bool) -> None:

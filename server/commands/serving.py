@@ -17,6 +17,7 @@ from server.commands.warning import warn
 from server.flows import Flows
 from server.listening import listen, serving, url_at, url_of
 from server.logs import configure_logs
+from server.loop import run_in_loop
 from server.runtime import open_runtime
 from server.settings import Settings, read_settings
 
@@ -31,13 +32,13 @@ def run_service(options: Mapping[str, Any]) -> None:
     settings = read_settings().model_copy(update=given)
     configure_logs(settings.log_level)
     warn(settings, os.environ)
-    asyncio.run(_serve(settings))
+    run_in_loop(_serve(settings))
 
 
 def run_demo_agents(host: str) -> None:
     """Serve the demo agents, each at its own port."""
     configure_logs("info")
-    asyncio.run(_serve_demo_agents(host))
+    run_in_loop(_serve_demo_agents(host))
 
 
 def demo_agents_environment(host: str) -> str:

@@ -4,6 +4,7 @@ A web page may have its own name lead to 127.0.0.1 (DNS rebinding); to the brows
 site, and it may send anything there. What gives it away is the name, in `Host`.
 """
 
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -46,6 +47,7 @@ class KnownHosts:
         return host is not None and (host == self._public or is_loopback(host))
 
 
+@lru_cache(maxsize=256)
 def _name_in(host: str) -> str | None:
     try:
         return urlsplit(f"//{host}").hostname

@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from nodes.timing import Timing
+from server.doors.direct import Direct
 from server.doors.documents import OrchestrateRequest, OrchestrateResponse
 from server.doors.keys import WITH_KEY, Named, named_by
 from server.doors.reading import read_document
@@ -15,7 +16,7 @@ from server.problems import responses
 from server.runtime import Runtime
 from server.turn import TurnRequest
 
-router = APIRouter(tags=["calls"])
+router = APIRouter(tags=["calls"], route_class=Direct)
 
 BODY: dict[str, Any] = {
     "requestBody": {
