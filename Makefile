@@ -33,8 +33,8 @@ check: .venv/dev  ## style, types, the direction of imports, the wheel in an emp
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/wheel.sh
 
-bench: .venv/dev  ## this service against a hand-written one, in one run, into bench/RESULTS.md
-	$(BIN)/python -m bench
+bench: .venv/dev  ## this service against a hand-written one, in one run, into bench/RESULTS.md; ARGS="--part speed"
+	$(BIN)/python -m bench $(ARGS)
 
 # Both run in the background: a shell obeys its traps while it waits, but not while a foreground command runs.
 studio: .venv/dev  ## LangGraph Studio's server with the demo agents, and /orchestrate beside it; Ctrl-C ends all

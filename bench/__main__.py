@@ -1,84 +1,115 @@
-"""`python -m bench`: run every measurement once, on this machine, and write one page of results."""
+"""`python -m bench`: run every measurement once, on this machine, and write one page of results and its picture."""
 
 import argparse
 import asyncio
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from bench import load, report, store_cost, turn_cost
-from bench.contestants import NAMES, Name, running_agent, running_contestant
+from bench import a2a, full_store, lasting, load, report, starting, store_cost, turn_cost, workers
+from bench.contestants import NAMES, running_agent, running_contestant
+from bench.load import Speed
+from bench.plan import FULL, QUICK
 from bench.processes import Running, StartError
 from bench.results import Memory, Results
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+CHART = "latency.svg"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much to measure: `calls` per round for each number in flight, `points` of a long call."""
-
-    rounds: int
-    calls: dict[int, int]
-    points: tuple[int, ...]
-    store_calls: int
-
-
-FULL = Plan(rounds=5, calls={1: 200, 8: 400, 32: 640}, points=(1, 10, 100, 1000), store_calls=200)
-QUICK = Plan(rounds=2, calls={1: 40, 8: 80, 32: 160}, points=(1, 10, 100), store_calls=60)
-
-
-async def run(names: tuple[Name, ...], plan: Plan) -> Results:
-    """Every measurement of the plan, for each contestant named."""
+async def run(results: Results, parts: Sequence[str]) -> None:
+    """Fill the results in, part by part."""
     _clean_up_when_terminated()
-    results = Results(names, tuple(plan.calls), plan.points)
-    async with AsyncExitStack() as stack:
-        agent = await stack.enter_async_context(running_agent())
-        await _timed(results, plan, agent)
-        for name in names:
-            _say(f"{name}: the store")
-            results.store[name] = await store_cost.measure(name, agent, plan.store_calls)
-    return results
+    async with running_agent() as agent:
+        for part in parts:
+            _say(f"{part}: {PARTS[part].__doc__}")
+            await PARTS[part](results, agent)
 
 
-async def _timed(results: Results, plan: Plan, agent: Running) -> None:
-    """What needs all contestants up at once: rounds that alternate between them, and long calls."""
+async def _speed(results: Results, agent: Running) -> None:
+    """all contestants at once, in rounds that alternate between them, and then long calls"""
     async with AsyncExitStack() as stack:
-        services: dict[Name, Running] = {}
+        services: dict[str, Running] = {}
         for name in results.names:
-            _say(f"{name}: starting")
             services[name] = await stack.enter_async_context(running_contestant(name, agent))
             results.memory[name] = Memory(services[name].resident_bytes())
-        for number in range(plan.rounds):
-            _say(f"round {number + 1} of {plan.rounds}")
-            await _round(results, plan, services, number)
-        for name, service in services.items():
-            results.memory[name].end_bytes = service.resident_bytes()
+        for number in range(results.plan.rounds):
+            _say(f"round {number + 1} of {results.plan.rounds}")
+            await _round(results, services, number)
+        for name in results.names:
+            results.memory[name].end_bytes = services[name].resident_bytes()
             _say(f"{name}: long calls")
-            results.growth[name] = await turn_cost.measure(service, plan.points)
+            results.growth[name] = await turn_cost.measure(services[name], results.plan.points)
 
 
-async def _round(results: Results, plan: Plan, services: dict[Name, Running], number: int) -> None:
-    # Each round starts with another contestant: nobody always runs on the machine its predecessor warmed up.
-    first = number % len(results.names)
-    for in_flight, calls in plan.calls.items():
-        for name in results.names[first:] + results.names[:first]:
-            speed = await load.measure(services[name], in_flight, calls)
-            results.rounds.setdefault((name, in_flight), []).append(speed)
-            results.memory[name].calls += in_flight + calls
+async def _round(results: Results, services: dict[str, Running], number: int) -> None:
+    calls = results.plan.calls | results.plan.further
+
+    async def measured(name: str, in_flight: int) -> Speed:
+        return await load.measure(services[name], in_flight, calls[in_flight])
+
+    await results.rounds.take(number, results.names, results.plan.calls, measured)
+    await results.rounds.take(number, results.curve_names, results.plan.further, measured)
+    for name in results.names:
+        in_flight = calls if name in results.curve_names else results.plan.calls
+        results.memory[name].calls += sum(number + calls[number] for number in in_flight)
+
+
+async def _store(results: Results, agent: Running) -> None:
+    """commands, round trips and bytes, with a proxy between service and Redis"""
+    for name in results.names:
+        results.store[name] = await store_cost.measure(name, agent, results.plan.store_calls)
+
+
+async def _full_store(results: Results, agent: Running) -> None:
+    """turns while the store holds many finished calls"""
+    plan = results.plan
+    results.filled = await full_store.measure(agent, plan.filled, plan.rounds, plan.filled_calls)
+
+
+async def _workers(results: Results, agent: Running) -> None:
+    """two processes against one"""
+    results.workers = await workers.measure(agent, results.plan.rounds, results.plan.worker_calls)
+
+
+async def _a2a(results: Results, agent: Running) -> None:
+    """SendMessage beside a bare a2a-sdk server"""
+    names = (a2a.OURS, a2a.ECHO)
+    results.a2a, _ = await a2a.take_rounds(agent, results.plan.rounds, results.plan.a2a_calls, names)
+
+
+async def _start(results: Results, agent: Running) -> None:
+    """from start to first answer"""
+    results.starts = await starting.measure(agent, results.plan.starts)
+
+
+async def _memory(results: Results, agent: Running) -> None:
+    """the memory of one process after many calls"""
+    results.lasting = await lasting.measure(agent, results.plan.lasting, _say)
+
+
+PARTS: dict[str, Callable[[Results, Running], Awaitable[None]]] = {
+    "speed": _speed,
+    "store": _store,
+    "full-store": _full_store,
+    "workers": _workers,
+    "a2a": _a2a,
+    "start": _start,
+    "memory": _memory,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and write; 1 and no page when a process did not start or a turn failed."""
     options = _options(arguments)
     start = perf_counter()
+    results = Results(tuple(options.only or NAMES), QUICK if options.quick else FULL)
     try:
-        results = asyncio.run(run(tuple(options.only or NAMES), QUICK if options.quick else FULL))
+        asyncio.run(run(results, options.part or tuple(PARTS)))
     except (StartError, load.TurnError) as failure:
         _say(f"no figures: {failure}")
         return 1
@@ -86,16 +117,32 @@ def main(arguments: Sequence[str]) -> int:
         _say("no figures: terminated")
         return 128 + signal.SIGTERM
     command = shlex.join(["python", "-m", "bench", *arguments])
-    page = report.page(results, command, perf_counter() - start)
-    options.out.write_text(page)
+    page = report.page(results, command, perf_counter() - start, CHART)
     sys.stdout.write(page)
+    if out := options.out or _page_of(options):
+        out.write_text(page)
+        if picture := report.picture(results):
+            out.with_name(CHART).write_text(picture)
     return 0
+
+
+def _page_of(options: argparse.Namespace) -> Path | None:
+    """The page to write unless told: a run that leaves something out replaces no page."""
+    return None if options.quick or options.part or options.only else RESULTS
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, calls of 100 turns")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the page to write (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"the page to write, with {CHART} beside it (default: {RESULTS} if the run leaves nothing out)",
+    )
+    parser.add_argument(
+        "--part", action="append", choices=PARTS, metavar="PART", help=f"repeatable: {', '.join(PARTS)}"
+    )
     parser.add_argument(
         "--only",
         action="append",

@@ -7,18 +7,14 @@ subscribed to.
 import argparse
 import asyncio
 import os
-import platform
 import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -26,10 +22,12 @@ from redis.asyncio import Redis
 
 from bench import a2a_load, load
 from bench.a2a_load import Expected, is_call, is_echo, sender_to
-from bench.contestants import running_agent, running_service
+from bench.contestants import SUBJECT, running_agent, running_contestant, running_service
 from bench.load import Speed, TurnError, drive
+from bench.machine import made_by
 from bench.processes import Running, StartError, free_port, http_answers, running, running_redis
-from bench.report import NO_FIGURE, table
+from bench.rounds import Rounds
+from bench.tables import NO_FIGURE, speed_table, table
 
 PAGE = Path(__file__).with_name("A2A.md")
 PACKAGES = ("a2a-sdk", "protobuf", "starlette", "uvicorn", "redis", "langgraph")
@@ -105,14 +103,9 @@ class Results:
     """The figures of one run."""
 
     plan: Plan
-    rounds: dict[tuple[str, int], list[Speed]] = field(default_factory=dict)
+    rounds: Rounds = field(default_factory=Rounds)
     answer_bytes: dict[str, float] = field(default_factory=dict)
     parked: dict[str, Parked] = field(default_factory=dict)
-
-    def speed(self, name: str, in_flight: int) -> Speed:
-        """The median round, figure by figure."""
-        seen = self.rounds[name, in_flight]
-        return Speed(*(median(getattr(speed, figure.name) for speed in seen) for figure in fields(Speed)))
 
 
 @asynccontextmanager
@@ -130,34 +123,35 @@ async def run(plan: Plan) -> Results:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     results = Results(plan)
     async with running_agent() as agent:
-        async with AsyncExitStack() as stack:
-            redis = await stack.enter_async_context(running_redis())
-            service = await stack.enter_async_context(running_service("core", agent, redis.port))
-            echo = await stack.enter_async_context(running_echo())
-            servers = {OURS: service, ECHO: echo, HTTP: service}
-            for number in range(plan.rounds):
-                _say(f"round {number + 1} of {plan.rounds}")
-                await _round(results, servers, number % len(NAMES))
+        results.rounds, results.answer_bytes = await take_rounds(agent, plan.rounds, plan.calls)
         _say("parked calls")
-        async with running_redis() as redis, running_service("core", agent, redis.port) as service:
+        async with running_redis() as redis, running_service(SUBJECT, agent, redis.port) as service:
             results.parked["the service"] = await _park(service, is_call, plan, redis.port)
         async with running_echo() as echo:
             results.parked[ECHO] = await _park(echo, is_echo, plan, None)
     return results
 
 
-async def _round(results: Results, servers: dict[str, Running], first: int) -> None:
-    for in_flight, calls in results.plan.calls.items():
-        for name in NAMES[first:] + NAMES[:first]:
-            speed = await _measure(results, name, servers[name], in_flight, calls)
-            results.rounds.setdefault((name, in_flight), []).append(speed)
+async def take_rounds(
+    agent: Running, rounds: int, calls: dict[int, int], names: Sequence[str] = NAMES
+) -> tuple[Rounds, dict[str, float]]:
+    """Rounds of so many calls for each number in flight, and the mean bytes of an answer by A2A."""
+    seen, answer_bytes = Rounds(), dict[str, float]()
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(running_contestant(SUBJECT, agent))
+        servers = {OURS: service, HTTP: service, ECHO: await stack.enter_async_context(running_echo())}
 
+        async def measured(name: str, in_flight: int) -> Speed:
+            if name == HTTP:
+                return await load.measure(service, in_flight, calls[in_flight])
+            by_a2a = a2a_load.measure(servers[name], EXPECTED[name], in_flight, calls[in_flight])
+            speed, answer_bytes[name] = await by_a2a
+            return speed
 
-async def _measure(results: Results, name: str, server: Running, in_flight: int, calls: int) -> Speed:
-    if name == HTTP:
-        return await load.measure(server, in_flight, calls)
-    speed, results.answer_bytes[name] = await a2a_load.measure(server, EXPECTED[name], in_flight, calls)
-    return speed
+        for number in range(rounds):
+            _say(f"A2A: round {number + 1} of {rounds}")
+            await seen.take(number, names, calls, measured)
+    return seen, answer_bytes
 
 
 async def _park(server: Running, expected: Expected, plan: Plan, redis_port: int | None) -> Parked:
@@ -207,43 +201,16 @@ def page(results: Results, command: str, seconds: float) -> str:
     plan, sent = results.plan, results.answer_bytes
     parts = [
         "# What the bench saw of A2A",
-        _made_by(command, seconds),
+        made_by(command, seconds, PACKAGES),
         SET_UP_NOTE,
         "## SendMessage on the call flow",
         SPEED_NOTE.format(rounds=plan.rounds, ours_bytes=sent[OURS], echo_bytes=sent[ECHO]),
-        _speed_table(results),
+        speed_table(results.rounds, NAMES, plan.calls, ECHO, "message"),
         f"## {plan.parked:,} parked calls",
         MEMORY_NOTE.format(warm=WARM_CALLS, idle=plan.idle_seconds),
         _parked_table(results),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _made_by(command: str, seconds: float) -> str:
-    averages = ", ".join(f"{average:.2f}" for average in os.getloadavg())
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"- made by `{command}` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, in {seconds:.0f} s\n"
-        f"- machine: {os.cpu_count()} cores, {platform.system()} {platform.release()}; load average {averages}\n"
-        f"- Python {platform.python_version()}; {packages}"
-    )
-
-
-def _speed_table(results: Results) -> str:
-    head = ("", "in flight", "messages/s", "×", "range", "p50 ms", "×", "p99 ms", "×", "CPU ms/message", "×", "busy")
-    rows = [_speed_row(results, name, number) for number in results.plan.calls for name in NAMES]
-    return table(head, rows)
-
-
-def _speed_row(results: Results, name: str, in_flight: int) -> list[str]:
-    ours, theirs = results.speed(name, in_flight), results.speed(ECHO, in_flight)
-    rates = [speed.turns_per_second for speed in results.rounds[name, in_flight]]
-    cells = [name, str(in_flight), f"{ours.turns_per_second:.0f}"]
-    cells += [f"{ours.turns_per_second / theirs.turns_per_second:.2f}", f"{min(rates):.0f}–{max(rates):.0f}"]
-    cells += [f"{ours.p50_ms:.1f}", f"{ours.p50_ms / theirs.p50_ms:.2f}"]
-    cells += [f"{ours.p99_ms:.1f}", f"{ours.p99_ms / theirs.p99_ms:.2f}"]
-    cells += [f"{ours.cpu_ms:.2f}", f"{ours.cpu_ms / theirs.cpu_ms:.2f}"]
-    return [*cells, f"{ours.cpu_ms * ours.turns_per_second / 10:.0f} %"]
 
 
 def _parked_table(results: Results) -> str:

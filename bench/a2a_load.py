@@ -12,7 +12,7 @@ from uuid import uuid4
 import aiohttp
 import orjson
 
-from bench.load import FIVE_TURNS, TURN_SECONDS, Client, Speed, TurnError, drive, new_call_id
+from bench.load import FIVE_TURNS, TURN_SECONDS, Client, Speed, TurnError, new_call_id, speed_of
 from bench.processes import Running
 
 COMPLETED, ASKS = "TASK_STATE_COMPLETED", "TASK_STATE_INPUT_REQUIRED"
@@ -120,10 +120,5 @@ async def measure(server: Running, expected: Expected, in_flight: int, calls: in
     Returns the speed, and the mean bytes of an answer.
     """
     async with sender_to(server, expected) as sender:
-        await drive(sender, in_flight, in_flight)
-        cpu, start = server.cpu_seconds(), perf_counter()
-        times = sorted(await drive(sender, in_flight, calls))
-        seconds, cpu = perf_counter() - start, server.cpu_seconds() - cpu
-    many = len(times)
-    speed = Speed(many, many / seconds, times[many // 2], times[many * 99 // 100], cpu * 1000 / many)
-    return speed, sender.answered_bytes / sender.answers
+        speed = await speed_of([server], [sender], in_flight, calls)
+        return speed, sender.answered_bytes / sender.answers

@@ -30,7 +30,7 @@ from bench.agent import Agent as Answering
 from bench.agent import Receive, Scope, Send
 from bench.choosing import AT_ONCE, FAST, LOADS, OURS, SLOW, SPREAD, WAYS, Seen, Simulation, about, percentile, seen
 from bench.processes import Running, StartError, free_port, http_answers, http_ready, running
-from bench.report import table
+from bench.tables import table
 from nodes.ports import AgentRequest
 from nodes.reaching.pool import Pool
 from nodes.remote import Caller, open_client

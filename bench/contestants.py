@@ -3,16 +3,20 @@
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
 from bench.processes import Running, free_port, http_answers, http_ready, running, running_redis
 
-Name = Literal["core", "langgraph-redis", "handwritten"]
+Name = Literal["core", "langgraph-redis", "handwritten", "on-langgraph"]
 NAMES: tuple[Name, ...] = get_args(Name)
+SUBJECT: Name = "core"
 PEER: Name = "handwritten"
+FLOOR: Name = "on-langgraph"
+OTHERS = {PEER: "bench.handwritten", FLOOR: "bench.on_langgraph"}
+"""The modules of the contestants that are not the service."""
 
 AGENTS = (
     "GREETING",
@@ -38,14 +42,15 @@ async def running_agent() -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def running_service(name: Name, agent: Running, redis_port: int) -> AsyncIterator[Running]:
-    """One contestant, on the Redis behind that port."""
+async def running_service(
+    name: Name, agent: Running, redis_port: int, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Running]:
+    """One contestant, on the Redis behind that port; `settings` are variables other than its defaults."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as data:
-        shared = {f"{agent_name}_AGENT_URL": agent.url for agent_name in AGENTS}
-        shared["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
-        env = _environment() | shared | _own_environment(name, port, data)
-        async with running(name, _command(name), env, port, http_ready) as service:
+        env = _environment() | agent_urls(agent) | _own_environment(name, port, data) | dict(settings or {})
+        env["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
+        async with running(name, service_command(name), env, port, http_ready) as service:
             yield service
 
 
@@ -56,14 +61,27 @@ async def running_contestant(name: Name, agent: Running) -> AsyncIterator[Runnin
         yield service
 
 
-def _command(name: Name) -> list[str]:
-    if name == PEER:
-        return [sys.executable, "-m", "bench.handwritten"]
+def service_command(name: Name) -> list[str]:
+    """What starts a contestant."""
+    if name in OTHERS:
+        return [sys.executable, "-m", OTHERS[name]]
     return [str(Path(sys.executable).with_name("flows")), "serve"]
 
 
+def agent_urls(agent: Running) -> dict[str, str]:
+    """The variables by which a contestant finds its agents, all of which are this one."""
+    return {f"{name}_AGENT_URL": agent.url for name in AGENTS}
+
+
+def embedded_environment(agent: Running, port: int, data: str) -> dict[str, str]:
+    """The environment of a service that brings its own store, as one that is told nothing does."""
+    env = _environment() | agent_urls(agent) | _own_environment(SUBJECT, port, data)
+    del env["FLOWS_CHECKPOINTER"]
+    return env
+
+
 def _own_environment(name: Name, port: int, data: str) -> dict[str, str]:
-    if name == PEER:
+    if name in OTHERS:
         return {"PORT": str(port)}
     return {
         "FLOWS_PORT": str(port),
@@ -75,4 +93,4 @@ def _own_environment(name: Name, port: int, data: str) -> dict[str, str]:
 
 def _environment() -> dict[str, str]:
     """Ours, without what would change a contestant behind our back: each is measured on its defaults."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("FLOWS_")}
+    return {key: value for key, value in os.environ.items() if not key.startswith("FLOWS_") and key != "REDIS_URL"}

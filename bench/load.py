@@ -4,8 +4,8 @@ Any answer that is not the expected one is a failure, and a run with failures ha
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from time import perf_counter
@@ -69,10 +69,10 @@ class Client:
             raise TurnError(f"{self._name}, {intent} at stage {stage}: {reply.status} {answer[:500]!r}")
         return took
 
-    async def five_turns(self) -> list[float]:
-        """Milliseconds of each turn of one new call, greeting to closing."""
+    async def first_turns(self, turns: int) -> list[float]:
+        """Milliseconds of each of the first turns of one new call; all five are greeting to closing."""
         call_id = new_call_id()
-        return [await self.turn(call_id, intent, stage) for stage, intent in enumerate(FIVE_TURNS, start=1)]
+        return [await self.turn(call_id, intent, stage) for stage, intent in enumerate(FIVE_TURNS[:turns], start=1)]
 
 
 @asynccontextmanager
@@ -85,26 +85,49 @@ async def client_of(service: Running) -> AsyncIterator[Client]:
         yield Client(http, service)
 
 
-async def measure(service: Running, in_flight: int, calls: int) -> Speed:
-    """Drive that many whole calls, so many at a time, after one unmeasured call on each connection."""
-    async with client_of(service) as client:
-        await drive(client, in_flight, in_flight)
-        cpu, start = service.cpu_seconds(), perf_counter()
-        times = await drive(client, in_flight, calls)
-        seconds, cpu = perf_counter() - start, service.cpu_seconds() - cpu
-    return _speed(times, seconds, cpu)
+async def measure(services: Running | Sequence[Running], in_flight: int, calls: int) -> Speed:
+    """Drive that many whole calls, so many at a time, after one unmeasured call on each connection.
+
+    Several services share the load evenly; CPU is then that of all of them.
+    """
+    services = [services] if isinstance(services, Running) else services
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(client_of(service)) for service in services]
+        return await speed_of(services, clients, in_flight, calls)
 
 
-async def drive(client: Client, in_flight: int, calls: int) -> list[float]:
-    """The milliseconds of every turn of that many calls, driven so many at a time."""
+async def speed_of(services: Sequence[Running], clients: Sequence[Client], in_flight: int, calls: int) -> Speed:
+    """What `measure` says, by clients that are open already; one for each service."""
+    many = len(services)
+
+    async def all_drive(calls: int) -> list[list[float]]:
+        return await asyncio.gather(*(drive(client, in_flight // many, calls // many) for client in clients))
+
+    await all_drive(in_flight)
+    cpu, start = sum(service.cpu_seconds() for service in services), perf_counter()
+    times = [took for seen in await all_drive(calls) for took in seen]
+    seconds = perf_counter() - start
+    return _speed(times, seconds, sum(service.cpu_seconds() for service in services) - cpu)
+
+
+def whole(number: int) -> int:
+    """Every call has all its turns."""
+    return len(FIVE_TURNS)
+
+
+async def drive(client: Client, in_flight: int, calls: int, turns_of: Callable[[int], int] = whole) -> list[float]:
+    """The milliseconds of every turn of that many calls, driven so many at a time.
+
+    `turns_of` says how many turns each has, by its number from 0.
+    """
     times: list[float] = []
     failures: list[TurnError] = []
     left = iter(range(calls))
 
     async def one_line() -> None:
-        for _ in left:
+        for number in left:
             try:
-                times.extend(await client.five_turns())
+                times.extend(await client.first_turns(turns_of(number)))
             except TurnError as failure:
                 failures.append(failure)
 

@@ -1,11 +1,14 @@
-"""Everything one run saw, as plain values: what the measuring files fill in and the report reads."""
+"""Everything one run saw, as plain values: what the measuring files fill in and the report reads.
 
-from collections.abc import Callable
+What is empty was not measured.
+"""
+
 from dataclasses import dataclass, field
-from statistics import median
 
-from bench.contestants import Name
-from bench.load import Speed
+from bench.contestants import PEER, SUBJECT, Name
+from bench.plan import Plan
+from bench.rounds import Rounds
+from bench.starting import Start
 from bench.store_cost import StoreCost
 
 
@@ -23,24 +26,31 @@ class Results:
     """The figures of one run."""
 
     names: tuple[Name, ...]
-    in_flight: tuple[int, ...]
-    points: tuple[int, ...]
-    rounds: dict[tuple[Name, int], list[Speed]] = field(default_factory=dict)
+    plan: Plan
+    rounds: Rounds = field(default_factory=Rounds)
     memory: dict[Name, Memory] = field(default_factory=dict)
     growth: dict[Name, dict[int, float]] = field(default_factory=dict)
+    """Milliseconds of a turn, by how many its call has had."""
     store: dict[Name, StoreCost] = field(default_factory=dict)
+    filled: Rounds = field(default_factory=Rounds)
+    """By how many finished calls the store holds."""
+    workers: Rounds = field(default_factory=Rounds)
+    a2a: Rounds = field(default_factory=Rounds)
+    starts: list[Start] = field(default_factory=list)
+    lasting: dict[int, int] = field(default_factory=dict)
+    """Resident bytes of one service process, by how many calls it has answered."""
 
-    def speed(self, name: Name, in_flight: int) -> Speed:
-        """The median round, figure by figure."""
-        rounds = self.rounds[name, in_flight]
+    @property
+    def curve_names(self) -> tuple[Name, ...]:
+        """Those that are measured at every number in flight."""
+        return tuple(name for name in self.names if name in (SUBJECT, PEER))
 
-        def middle(figure: Callable[[Speed], float]) -> float:
-            return median(figure(speed) for speed in rounds)
+    @property
+    def has_curves(self) -> bool:
+        """Whether there is a curve to draw."""
+        return bool(self.rounds.number and self.curve_names)
 
-        return Speed(
-            turns=sum(speed.turns for speed in rounds),
-            turns_per_second=middle(lambda speed: speed.turns_per_second),
-            p50_ms=middle(lambda speed: speed.p50_ms),
-            p99_ms=middle(lambda speed: speed.p99_ms),
-            cpu_ms=middle(lambda speed: speed.cpu_ms),
-        )
+    @property
+    def in_flight(self) -> list[int]:
+        """Every number of calls in flight, least first."""
+        return sorted(self.plan.calls | self.plan.further)

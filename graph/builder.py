@@ -8,7 +8,7 @@ START ─┬─ intent given ──► its stage ──► END (or the next stag
 from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
@@ -90,12 +90,24 @@ def build_graph(
 
 
 _Builder = StateGraph[CallState, TurnContext, CallInput, CallState]
+_Way = Callable[[CallState], Coroutine[Any, Any, str | list[str] | list[Any]]]
+"""Tells which nodes come next."""
 
 
 def _add(graph: _Builder, name: str, node: Any, **options: Any) -> None:
     """Add a node that sees what the flow's state has: by its annotation LangGraph would let it see, and keep, all
     that any flow's state may have."""
     graph.add_node(name, node, input_schema=graph.state_schema, **options)
+
+
+def _lead(graph: _Builder, source: str, way: _Way, targets: list[str]) -> None:
+    """Lead on from a node by what the flow's state has then; by its annotation as well a function sees all."""
+
+    async def leads(state: Any) -> Any:
+        return await way(state)
+
+    leads.__annotations__["state"] = graph.state_schema
+    graph.add_conditional_edges(source, leads, targets)
 
 
 def _facts_of(flow: Flow, routes: Routes, agent_timeout: float) -> FlowFacts:
@@ -123,9 +135,9 @@ def _classifying(flow: Flow, routes: Routes, classifier: Classifier | None, time
 def _add_ends(graph: _Builder, facts: FlowFacts, flow: Flow) -> None:
     """Add where a run begins and ends whose order comes from `needs`."""
     _add(graph, BEGIN, BeginNode(facts))
-    graph.add_conditional_edges(BEGIN, _goes_on, [name for name, stage in flow.stages.items() if not stage.needs])
+    _lead(graph, BEGIN, _goes_on, [name for name, stage in flow.stages.items() if not stage.needs])
     _add(graph, FINISH, FinishNode(facts), defer=True)
-    graph.add_conditional_edges(FINISH, _goes_on, [FINISH, END])
+    _lead(graph, FINISH, _goes_on, [FINISH, END])
 
 
 def _add_stage(graph: _Builder, facts: FlowFacts, place: Place, world: World, ways: tuple[str, ...]) -> None:
@@ -144,9 +156,9 @@ def _add_stage(graph: _Builder, facts: FlowFacts, place: Place, world: World, wa
         _add(graph, name, branch)
         graph.add_edge(name, place.name)
     if isinstance(node, BranchesNode) and place.stage.map:
-        graph.add_conditional_edges(place.name, _sends(node), [*branches, *ways])
+        _lead(graph, place.name, _sends(node), [*branches, *ways])
     elif goes_on:
-        graph.add_conditional_edges(place.name, _goes_on, [*branches, *ways])
+        _lead(graph, place.name, _goes_on, [*branches, *ways])
 
 
 def _node_of(facts: FlowFacts, place: Place, world: World) -> Node:
@@ -174,19 +186,19 @@ def _enter(graph: _Builder, routes: Routes) -> None:
     answering = [*stages, FALLBACK] if routes.flow.fallback else stages
     entries = [*answering, CLASSIFIER] if routes.stages_of else answering
     entries = [*entries, BEGIN, FINISH] if routes.flow.is_dag else entries
-    graph.add_conditional_edges(START, _router(routes), entries)
+    _lead(graph, START, _router(routes), entries)
     if routes.stages_of:
-        graph.add_conditional_edges(CLASSIFIER, _router(routes), answering)
+        _lead(graph, CLASSIFIER, _router(routes), answering)
 
 
-async def _goes_on(state: Mapping[str, Any]) -> list[str]:
+async def _goes_on(state: CallState) -> list[Any]:
     """Return the nodes that a node says come next."""
     return list(state.get("goes_to") or [END])
 
 
-def _sends(node: BranchesNode) -> Callable[[Mapping[str, Any]], Coroutine[Any, Any, list[Any]]]:
-    async def sends(state: Mapping[str, Any]) -> list[Any]:
-        return node.sends(cast(CallState, state)) or await _goes_on(state)
+def _sends(node: BranchesNode) -> _Way:
+    async def sends(state: CallState) -> list[Any]:
+        return node.sends(state) or await _goes_on(state)
 
     return sends
 
@@ -213,8 +225,8 @@ def _targets(flow: Flow, paths: Paths, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(END if target == LEAVE else target for target in targets), *again, END]))
 
 
-def _router(routes: Routes) -> Callable[[Mapping[str, Any]], Coroutine[Any, Any, str | list[str]]]:
-    async def route(state: Mapping[str, Any]) -> str | list[str]:
+def _router(routes: Routes) -> _Way:
+    async def route(state: CallState) -> str | list[str]:
         return decide(routes, state, wanted(state))
 
     return route

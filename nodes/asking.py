@@ -42,7 +42,8 @@ _FAIR, _NEARLY = 0.5, 0.9
 is blamed for having given none."""
 _FAILED = ("failed", "rejected")
 
-Ask = Callable[[], Coroutine[Any, Any, Reply]]
+Ask = Callable[[float], Coroutine[Any, Any, Reply]]
+"""Asks, and returns the answer; for so many seconds."""
 
 log = structlog.get_logger()
 
@@ -75,26 +76,8 @@ async def asked(
     except AgentError as caught:
         error = caught
         log.warning("agent failed", agent=asking.at.agent, url=public_url(asking.at.url), type=caught.kind)
-    so_far = asking.tell.so_far() if reply is None and asking.tell else None
     took = round((time.perf_counter() - clock) * 1000, 3)
-    tried = asking.failed if reply is not None else asking.failed[:-1]
-    version, candidates = asking.chosen_from(error)
-    outcome = Outcome(
-        reply,
-        error,
-        started,
-        took,
-        so_far,
-        attempt=asking.attempt,
-        tried=tuple(tried),
-        version=version,
-        candidates=candidates,
-    )
-    if asking.write is not None:
-        write, resolution = asking.write, asking.write.resolution or asking.resolution
-        outcome = replace(outcome, parked=write.parked, held_by=write.held_by, resolution=resolution)
-        outcome = replace(outcome, again=write.may_be_said_again)
-    return asking.at, replace(outcome, stays=bool(outcome.parked or outcome.held_by))
+    return asking.at, asking.outcome(reply, error, started, took)
 
 
 class _ToBeCanceled(Exception):
@@ -139,7 +122,30 @@ class _Asking:
             return None
         return replace(self.at, task_id=self.tell.task_id or self.at.task_id)
 
-    def chosen_from(self, error: AgentError | None) -> tuple[str | None, tuple[Candidate, ...]]:
+    def outcome(self, reply: Reply | None, error: AgentError | None, started: str, took: float) -> Outcome:
+        """Return what came of it all."""
+        version, candidates = self._chosen_from(error)
+        parked, held_by, again = None, None, False
+        if self.write is not None:
+            parked, held_by, again = self.write.parked, self.write.held_by, self.write.may_be_said_again
+        return Outcome(
+            reply,
+            error,
+            started,
+            took,
+            self.tell.so_far() if reply is None and self.tell else None,
+            self.attempt,
+            tuple(self.failed if reply is not None else self.failed[:-1]),
+            stays=bool(parked or held_by),
+            parked=parked,
+            resolution=(self.write.resolution or self.resolution) if self.write is not None else None,
+            held_by=held_by,
+            version=version,
+            candidates=candidates,
+            again=again,
+        )
+
+    def _chosen_from(self, error: AgentError | None) -> tuple[str | None, tuple[Candidate, ...]]:
         """Return the version that was asked last, and the endpoints that could have been."""
         if self.choice is not None:
             return self.choice.version, self.choice.candidates
@@ -250,10 +256,10 @@ class _Asking:
             raise _ToBeCanceled
         self._began = time.perf_counter()
         try:
-            self.at = replace(self.at, timeout=self._time_left())
+            left = self._time_left()
             self.tell = Teller(self.say, about_events(self.state, self.job, self.at))
             with timed(self.context, "model" if self.job.llm else "agent"):
-                reply: Reply | None = await unless(cancel, ask())
+                reply: Reply | None = await unless(cancel, ask(left))
         except AgentError as caught:
             error = self._of_every_attempt(caught)
             self._note(error.kind, str(error))
@@ -277,17 +283,16 @@ class _Asking:
             raise NoTimeLeft(self.at.agent, f"no time was left to ask agent {self.at.agent!r}")
         return left
 
-    async def _sent(self) -> Reply:
+    async def _sent(self, timeout: float) -> Reply:
         """Send the message to the endpoint that is to have it; learn from what comes of it."""
         self.at, self.choice = with_input(self.at, self.facts, self.job, self.state), None
-        if self.at.url:  # of the attempt before
-            self.at = replace(self.at, url="")
         try:
             self.choice = choice = self._chosen()
         except (AgentOff, NoEndpoint) as error:
+            self.at = replace(self.at, url="", timeout=timeout)
             return await self._asked_after(error)
-        self.at = replace(self.at, url=choice.endpoint.url)
-        fair = self.at.timeout >= _NEARLY * attempt_seconds(self.facts, self.job, self.at.agent)
+        self.at = replace(self.at, url=choice.endpoint.url, timeout=timeout)
+        fair = timeout >= _NEARLY * attempt_seconds(self.facts, self.job, self.at.agent)
         with self.world.pool.trying(choice, fair=fair) as trial:
             try:
                 reply = await self._handed_over(self._told())
@@ -339,9 +344,9 @@ class _Asking:
         finally:
             self.resolution = self.write.resolution or self.resolution
 
-    async def _of_the_model(self) -> Reply:
-        self.at = replace(self.at, url=self.world.model.url)
-        request = model_request(self.facts, self.job, self.state, self.at.timeout)
+    async def _of_the_model(self, timeout: float) -> Reply:
+        self.at = replace(self.at, url=self.world.model.url, timeout=timeout)
+        request = model_request(self.facts, self.job, self.state, timeout)
         self.at = replace(self.at, text=request.prompt)
         self._told()
         return answer_of(await self.world.model.complete(request), request.schema)

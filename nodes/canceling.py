@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import structlog
 
@@ -129,14 +130,52 @@ async def unless(cancel: asyncio.Event | None, work: Coroutine[Any, Any, Answer]
     """Return what `work` returns, or None if it was cut short because `cancel` was set before it was done."""
     if cancel is None:
         return await work
-    doing, stop = asyncio.create_task(work), asyncio.create_task(cancel.wait())
-    try:
-        await asyncio.wait({doing, stop}, return_when=asyncio.FIRST_COMPLETED)
-        return doing.result() if doing.done() else None  # an answer that is there wins
-    finally:
-        doing.cancel()
-        stop.cancel()
-        await asyncio.gather(doing, stop, return_exceptions=True)
+    if cancel.is_set():
+        work.close()
+        return None
+    with _Cut(cancel) as cut:
+        try:
+            return await work  # an answer that is there wins
+        except (Exception, asyncio.CancelledError):
+            if not cut.is_all:
+                raise
+    return None
+
+
+class _Cut:
+    """Cancels what the task does while it is in the context, as soon as an event is set: the task does the work
+    itself, since another one for it would cost a part of what the message costs."""
+
+    def __init__(self, cancel: asyncio.Event) -> None:
+        self._cancel = cancel
+        self._made = self._over = False
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise LookupError("there is no task to cancel")
+        self._task, self._before = task, task.cancelling()
+        self._waiting = asyncio.create_task(self._cancel.wait())
+        self._waiting.add_done_callback(self._make)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over = True
+        self._waiting.cancel()
+        if self._made:
+            self._task.uncancel()
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it was made, and nobody else has canceled the task."""
+        return self._made and self._task.cancelling() <= self._before + 1
+
+    def _make(self, _: object) -> None:
+        if not self._over:  # the event may have been set in the very moment in which the work was done
+            self._made = True
+            self._task.cancel()
 
 
 async def cancel_all(caller: AgentCaller, tasks: Iterable[OpenTask]) -> Canceled:

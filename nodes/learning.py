@@ -46,7 +46,7 @@ def learn(facts: FlowFacts, state: CallState, job: Job, request: AgentRequest, o
     if state["requests"]:
         step["requests"] = [one["intent"] for one in state["requests"]]
     answered = where_to != job.place.name and outcome.succeeded
-    update = {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
+    update = _noted(state)
     update |= {
         "stage": where_to or job.place.name,
         "current_flow_id": next_id or job.place.id,
@@ -119,11 +119,18 @@ def opened(facts: FlowFacts, state: CallState) -> CallState:
 
 def begun(place: Place, state: CallState) -> dict[str, Any]:
     """Return what a stage writes before anybody has answered there."""
-    update: dict[str, Any] = {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
+    update = _noted(state)
     update |= {"stage": place.name, "current_flow_id": place.id, "is_complete": False, "ended": None}
     if begins_run(state):
         update |= _anew(update, state)
     return update
+
+
+def _noted(state: CallState) -> dict[str, Any]:
+    """Return what is to be written of the call and its run: once, as every write costs time."""
+    if state.get("step_count") and not begins_run(state):
+        return {}
+    return {key: state[key] for key in _KEPT if key in state}  # type: ignore[literal-required]
 
 
 def carried(state: CallState, *, intent: bool = False) -> dict[str, Any]:

@@ -20,8 +20,8 @@ def request_to(facts: FlowFacts, job: Job, agent: str, state: CallState, context
     It continues a task of that agent that was begun at the same place and waits for the caller. What an earlier turn
     of the same intent left without an answer is asked after, or sent again under the same id.
     """
-    job = replace(job, agent=agent)
-    task: Mapping[str, Any] = state.get("remote_tasks", {}).get(job.talk, {})
+    talk = job.talk_with(agent)
+    task: Mapping[str, Any] = state.get("remote_tasks", {}).get(talk, {})
     here = task.get("stage") == job.where
     again = here and task.get("intent") == (wanted(state) or UNKNOWN)
     works = bool(task.get("works"))
@@ -30,8 +30,8 @@ def request_to(facts: FlowFacts, job: Job, agent: str, state: CallState, context
         agent=agent,
         url="",
         text=said(state),
-        message_id=(task.get("unanswered") if again else None) or _message_id(facts, job, state, context),
-        context_id=task.get("context_id") or f"{state['incarnation']}-{job.talk}",
+        message_id=(task.get("unanswered") if again else None) or _message_id(facts, job, agent, state, context),
+        context_id=task.get("context_id") or f"{state['incarnation']}-{talk}",
         task_id=task.get("task_id") if (again if works else here) else None,
         task_works=again and works,
         timeout=timeout,
@@ -50,7 +50,7 @@ def attempt_seconds(facts: FlowFacts, job: Job, agent: str) -> float:
 def request_for_nobody(facts: FlowFacts, job: Job, state: CallState, context: TurnContext) -> AgentRequest:
     """Return what stands in a step where no agent was asked, but a model, a person, or several at once."""
     timeout = seconds_left(context, job.place.stage.timeout or facts.agent_timeout)
-    message_id = _message_id(facts, job, state, context)
+    message_id = _message_id(facts, job, job.agent, state, context)
     return AgentRequest(job.agent, "", said(state), message_id, state["incarnation"], None, timeout)
 
 
@@ -93,10 +93,9 @@ def _worked_out(agent: str, wanted_input: Mapping[str, str], known: Mapping[str,
         raise CannotGoOn(agent, str(failure)) from failure
 
 
-def _message_id(facts: FlowFacts, job: Job, state: CallState, context: TurnContext) -> str:
+def _message_id(facts: FlowFacts, job: Job, agent: str, state: CallState, context: TurnContext) -> str:
     number = state.get("step_count", 0) + 1
-    about = (context.tenant, state["incarnation"], facts.digest, job.where, str(number), job.agent)
-    return message_id(*about)
+    return message_id(context.tenant, state["incarnation"], facts.digest, job.where, str(number), agent)
 
 
 def message_id(*about: str) -> str:

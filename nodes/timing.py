@@ -1,9 +1,7 @@
 """Where the time of a turn goes. What is done several times at once counts once."""
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Literal
 
 Part = Literal["queue", "store", "classify", "agent", "model"]
@@ -14,22 +12,26 @@ class Timing:
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
-        self._spent: defaultdict[str, float] = defaultdict(float)
-        self._at_work: Counter[str] = Counter()
+        self._spent: dict[str, float] = {}
+        self._at_work: dict[str, int] = {}
         self._since: dict[str, float] = {}
 
-    @contextmanager
-    def of(self, part: Part) -> Iterator[None]:
+    def of(self, part: Part) -> "_Counted":
         """Count the time in the context towards a part."""
-        self._at_work[part] += 1
-        if self._at_work[part] == 1:
+        return _Counted(self, part)
+
+    def begins(self, part: Part) -> None:
+        """Count the time from now on towards a part."""
+        at_work = self._at_work.get(part, 0)
+        self._at_work[part] = at_work + 1
+        if not at_work:
             self._since[part] = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._at_work[part] -= 1
-            if not self._at_work[part]:
-                self._spent[part] += time.perf_counter() - self._since[part]
+
+    def ends(self, part: Part) -> None:
+        """Count no longer what began before."""
+        at_work = self._at_work[part] = self._at_work[part] - 1
+        if not at_work:
+            self._spent[part] = self._spent.get(part, 0.0) + time.perf_counter() - self._since[part]
 
     @property
     def elapsed(self) -> float:
@@ -45,7 +47,23 @@ class Timing:
         return {**milliseconds, "total_ms": round((now - self._began) * 1000, 3)}
 
     def _so_far(self, part: str, now: float) -> float:
-        return self._spent[part] + (now - self._since[part] if self._at_work[part] else 0.0)
+        return self._spent.get(part, 0.0) + (now - self._since[part] if self._at_work.get(part) else 0.0)
+
+
+class _Counted:
+    """A context whose time counts towards a part."""
+
+    def __init__(self, timing: Timing, part: Part) -> None:
+        self._timing = timing
+        self._part: Part = part
+
+    def __enter__(self) -> None:
+        self._timing.begins(self._part)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timing.ends(self._part)
 
 
 _ALWAYS = ("queue", "store", "classify", "agent")

@@ -45,7 +45,9 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with nullcontext(runtime) if runtime else open_runtime(settings) as opened:
             app.state.runtime = opened
-            app.router.routes.extend(a2a.routes(opened))
+            # Asked first, as the other doors are many; but Studio, which opens no runtime, has a door of its own there.
+            at = 0 if runtime else len(app.router.routes)
+            app.router.routes[at:at] = a2a.routes(opened)
             yield
 
     app = FastAPI(title="Orchestrator Flows", version="0.1.0", description=_ABOUT, lifespan=lifespan)

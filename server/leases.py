@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from types import TracebackType
 from typing import TypeVar
 
 import structlog
@@ -48,9 +49,8 @@ async def once_free(
         wait = min(wait * 2, _LONGEST_WAIT)
 
 
-@asynccontextmanager
-async def held(calls: Calls, turn: OpenTurn, *, resumes: bool = False) -> AsyncIterator[None]:
-    """Hold the turn's lease while the context is open.
+class held:  # noqa: N801  (used as a context, like the functions of contextlib)
+    """Hold the turn's lease while the context is open, renewed by a timer that seldom fires: most turns end before.
 
     Args:
         calls: where the call lives.
@@ -60,17 +60,64 @@ async def held(calls: Calls, turn: OpenTurn, *, resumes: bool = False) -> AsyncI
     Raises:
         TurnLost: if another turn took the lease over; what goes on in the context is cancelled.
     """
-    cut_off, lost = False, _Lost()
-    try:
-        with lost:
-            async with _renewing(calls, turn, lost):
-                yield
-    except (asyncio.CancelledError, StoreUnavailable):
-        cut_off = resumes
-        raise
-    finally:
-        if not turn.closed:
-            await give_back(calls, turn, open_still=cut_off)
+
+    def __init__(self, calls: Calls, turn: OpenTurn, *, resumes: bool = False) -> None:
+        self._calls = calls
+        self._turn = turn
+        self._resumes = resumes
+        self._every = min(calls.lease, LEASE_SECONDS) / 3
+        self._renewals: set[asyncio.Task[None]] = set()
+        self._lost: TurnLost | None = None
+
+    async def __aenter__(self) -> None:
+        """Begin to renew."""
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self._every, self._renew)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop renewing, and give the lease back."""
+        cut_off = self._resumes and isinstance(error, asyncio.CancelledError | StoreUnavailable)
+        try:
+            await self._stopped()
+            if isinstance(error, asyncio.CancelledError) and self._lost is not None and self._task is not None:
+                self._task.uncancel()
+                cut_off = False
+                raise self._lost from error
+        except asyncio.CancelledError:
+            cut_off = self._resumes
+            raise
+        finally:
+            if not self._turn.closed:
+                await give_back(self._calls, self._turn, open_still=cut_off)
+
+    async def _stopped(self) -> None:
+        self._timer.cancel()
+        for task in self._renewals:
+            task.cancel()
+        if self._renewals:
+            await asyncio.gather(*self._renewals, return_exceptions=True)
+
+    def _renew(self) -> None:
+        self._renewals.add(self._loop.create_task(self._renewed()))
+        self._timer = self._loop.call_later(self._every, self._renew)
+
+    async def _renewed(self) -> None:
+        try:
+            await self._calls.renew(self._turn)
+        except TurnLost as error:
+            if not (self._turn.closed or self._turn.ending):  # the last commit gives it back, and has its own fence
+                self._tell(error)
+        except StoreError as error:
+            log.warning("lease not renewed", reason=str(error))
+
+    def _tell(self, error: TurnLost) -> None:
+        """Cancel the task, once."""
+        if self._lost is None and self._task is not None:
+            self._lost = error
+            self._task.cancel()
 
 
 async def give_back(calls: Calls, turn: OpenTurn, *, open_still: bool = False, as_it_was: bool = False) -> None:
@@ -94,56 +141,3 @@ async def _given_back(calls: Calls, turn: OpenTurn, open_still: bool, as_it_was:
         await asyncio.wait({turn.saving}, timeout=min(calls.lease, LEASE_SECONDS))
     if not turn.closed:
         await (calls.let_go(turn, as_it_was=as_it_was) if open_still else calls.abandon(turn))
-
-
-class _Lost:
-    """Ends what a task does in this context once its lease is lost."""
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._error: TurnLost | None = None
-
-    def __enter__(self) -> None:
-        """Nothing is lost yet."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, asyncio.CancelledError) and self._error is not None and self._task is not None:
-            self._task.uncancel()
-            raise self._error from error
-
-    def tell(self, error: TurnLost) -> None:
-        """Cancel the task, once."""
-        if self._error is None and self._task is not None:
-            self._error = error
-            self._task.cancel()
-
-
-@asynccontextmanager
-async def _renewing(calls: Calls, turn: OpenTurn, lost: _Lost) -> AsyncIterator[None]:
-    """Renew the lease by a timer that seldom fires, as most turns end long before."""
-    loop = asyncio.get_running_loop()
-    renewals: set[asyncio.Task[None]] = set()
-
-    def renew() -> None:
-        renewals.add(loop.create_task(_renew(calls, turn, lost)))
-        timers.append(loop.call_later(every, renew))
-
-    every = min(calls.lease, LEASE_SECONDS) / 3
-    timers = [loop.call_later(every, renew)]
-    try:
-        yield
-    finally:
-        timers[-1].cancel()
-        for task in renewals:
-            task.cancel()
-        await asyncio.gather(*renewals, return_exceptions=True)
-
-
-async def _renew(calls: Calls, turn: OpenTurn, lost: _Lost) -> None:
-    try:
-        await calls.renew(turn)
-    except TurnLost as error:
-        if not (turn.closed or turn.ending):  # the last commit gives it back itself, and has its own fence
-            lost.tell(error)
-    except StoreError as error:
-        log.warning("lease not renewed", reason=str(error))

@@ -13,6 +13,7 @@ from graph.archive_checks import Proof
 from graph.audit import start_of, verify
 from graph.loader import load_flow
 from graph.store.errors import NotArchived
+from graph.store.packing import STEPS
 from tests.conftest import StartService
 from tests.desk import FIVE_TURNS, Desk, Place, call_key, eventually, losing_answers, thread
 from tests.test_command_line import flows
@@ -285,7 +286,7 @@ def test_the_service_says_which_step_was_tampered_with(start: StartService, core
     service.turn("C", "I am Ada, 1234", "verify_identity")
     with core.admin() as redis:
         key = f"flows:{{{thread('C')}}}:steps"
-        step = json.loads(redis.lindex(key, 0) or b"")
+        step = json.loads(STEPS.unpack(redis.lindex(key, 0) or b""))
         redis.lset(key, 0, json.dumps({**step, "input_message": "I agree to everything"}))
     told = service.http.get("/session/C/steps", params={"verify": True}).json()
 

@@ -4,10 +4,11 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
+from httpx_aiohttp import AiohttpTransport
 
 from graph.store.names import thread_name
-from nodes.remote.caller import open_client
 from tests.background import Background
 from tests.conftest import Service, StartService
 from tests.replicas import SHARED, replicas
@@ -41,7 +42,7 @@ def test_fifty_turns_at_once(
 
 async def all_at_once(services: list[Service]) -> list[tuple[int, dict[str, Any]]]:
     """What each of the clients is told, every other one by the other service."""
-    async with open_client() as http:
+    async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=60) as http:
 
         async def turn(number: int) -> tuple[int, dict[str, Any]]:
             said = {"call_identify_id": "C", "account_id": "ACC-1", "eci": "ECI-7", "intent": "unknown"}

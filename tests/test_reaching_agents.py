@@ -414,6 +414,77 @@ def test_the_deadline_holds_while_the_agent_does_not_listen(open_caller: OpenCal
     assert took < _GENEROUS
 
 
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(open_caller: OpenCaller) -> None:
+    """Whoever gives up, in whichever way, leaves no connection behind on which an answer is still to come."""
+
+    async def story() -> tuple[list[str], int]:
+        async with _slow_agent() as agent, open_caller() as caller:
+            await caller.call(_request(agent.url, "at once"))
+            with pytest.raises(TimedOut):
+                await caller.call(_request(agent.url, "late", timeout=0.1))
+            given_up = asyncio.create_task(caller.call(_request(agent.url, "late")))
+            await agent.heard("late", 2)
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            agent.let_go.set()
+            texts = [f"at once {number}" for number in range(3)]
+            return [(await caller.call(_request(agent.url, text))).text for text in texts], len(agent.texts)
+
+    assert asyncio.run(story()) == (["at once 0", "at once 1", "at once 2"], 6)
+
+
+class _SlowAgent:
+    """Keeps its connections, and echoes; what is `late` not before it is let go."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.texts: list[str] = []
+        self.let_go = asyncio.Event()
+        self._news = asyncio.Condition()
+
+    async def heard(self, text: str, times: int) -> None:
+        async with self._news:
+            await self._news.wait_for(lambda: self.texts.count(text) == times)
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                length = int(head.partition("content-length: ")[2].partition("\r")[0] or 0)
+                said = json.loads(await reader.readexactly(length) or "null")
+                writer.write(await self._answer(said) if said else b"HTTP/1.1 404 So\r\ncontent-length: 0\r\n\r\n")
+                await writer.drain()
+        writer.close()
+
+    async def _answer(self, said: dict[str, Any]) -> bytes:
+        text = said["params"]["message"]["parts"][0]["text"]
+        async with self._news:
+            self.texts.append(text)
+            self._news.notify_all()
+        if text == "late":
+            await self.let_go.wait()
+        result = {"kind": "message", "messageId": "m", "role": "agent", "parts": [{"kind": "text", "text": text}]}
+        body = json.dumps({"jsonrpc": "2.0", "id": said["id"], "result": result}).encode()
+        return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@contextlib.asynccontextmanager
+async def _slow_agent() -> AsyncIterator[_SlowAgent]:
+    agent = _SlowAgent()
+    talks: set[asyncio.Task[None]] = set()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.create_task(agent.converse(reader, writer)))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    agent.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield agent
+    finally:
+        server.close()
+        await asyncio.wait(talks, timeout=_GENEROUS)
+
+
 def test_a_poll_that_is_refused_is_an_error(open_caller: OpenCaller) -> None:
     answer = in_turn(answers_rpc(result=_WORKING), answers_rpc(error={"code": -32001, "message": "Task not found"}))
     error, agent = _meet(open_caller, answer)

@@ -1,11 +1,10 @@
 """How Redis is asked: failures of its client translated, and several scripts in one round trip."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
-from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.typing import ScriptTextT
@@ -15,19 +14,24 @@ from graph.store.errors import StoreUnavailable
 Argument = str | bytes | int
 
 
-@asynccontextmanager
-async def answering() -> AsyncIterator[None]:
+class answering:  # noqa: N801  (used as a context, like the functions of contextlib, but it costs a fifth of them)
     """Translate what the Redis client raises.
 
     Raises:
         StoreUnavailable: for any failure of the store.
     """
-    try:
-        yield
-    except ResponseError as error:
-        raise StoreUnavailable(f"the store refuses what it is asked ({type(error).__name__})") from error
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailable(f"the store does not answer ({type(error).__name__})") from error
+
+    async def __aenter__(self) -> None:
+        """Do nothing."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise what is to be raised instead of an error."""
+        if isinstance(error, ResponseError):
+            raise StoreUnavailable(f"the store refuses what it is asked ({type(error).__name__})") from error
+        if isinstance(error, (RedisError, OSError, TimeoutError)):
+            raise StoreUnavailable(f"the store does not answer ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +42,36 @@ class Asked:
     keys: Sequence[str]
     args: Sequence[Argument]
 
+    def by(self, word: str, script: ScriptTextT) -> list[Any]:
+        """Return the command that runs it."""
+        return [word, script, len(self.keys), *self.keys, *self.args]
 
-async def together(client: Redis, asked: Sequence[Asked]) -> list[Any]:
+
+class Server(Protocol):
+    """What runs commands: one server, or a cluster of them."""
+
+    async def ask(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Run commands in one round trip; what is refused is returned in its place.
+
+        Raises:
+            redis.exceptions.RedisError: if there is no answer.
+            OSError: likewise.
+            TimeoutError: likewise.
+        """
+
+
+async def together(server: Server, asked: Sequence[Asked]) -> list[Any]:
     """Run scripts in one round trip, not as one transaction: their keys may lie in several slots of a cluster.
 
     A refusal is returned in its place. redis-py's own pipeline would ask for each script beforehand, a round trip
     more; here one that the server forgot is sent whole afterwards.
     """
-    answers = await _sent(client, [("EVALSHA", one.script.sha, one) for one in asked])
+    if not asked:
+        return []
+    answers = await server.ask([one.by("EVALSHA", one.script.sha) for one in asked])
     forgotten = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
     if forgotten:
-        again = await _sent(client, [("EVAL", asked[place].script.script, asked[place]) for place in forgotten])
+        again = await server.ask([asked[place].by("EVAL", asked[place].script.script) for place in forgotten])
         for place, answer in zip(forgotten, again, strict=True):
             answers[place] = answer
     return answers
-
-
-async def _sent(client: Redis, commands: Iterable[tuple[str, ScriptTextT, Asked]]) -> list[Any]:
-    async with client.pipeline(transaction=False) as pipe:
-        for word, script, one in commands:
-            pipe.execute_command(word, script, len(one.keys), *one.keys, *one.args)
-        return await pipe.execute(raise_on_error=False)

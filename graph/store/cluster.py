@@ -27,10 +27,13 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as TimedOut
 from redis.typing import ScriptTextT
 
+from graph.store.asking import Server
+from graph.store.link import Link
+
 Address = tuple[str, int]
 Owners = list[Address | None]
 """The primary of each slot."""
-Command = tuple[tuple[Any, ...], Mapping[str, Any]]
+Command = tuple[Sequence[Any], Mapping[str, Any]]
 
 _SLOTS = 16_384
 _KEYLESS = frozenset({"PING", "PUBLISH", "PUBSUB NUMSUB"})
@@ -94,6 +97,10 @@ class Cluster(Redis):
     def some_pool(self) -> ConnectionPool:
         """Return the connections to one of the nodes, for what any of them can do."""
         return self._node(self._anywhere()).connection_pool
+
+    async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Run commands as `run` does."""
+        return await self.run([(command, {}) for command in commands])
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands, on all their nodes at once; an error is returned in the place of each that failed."""
@@ -234,6 +241,11 @@ class ClusterPipeline(Pipeline):
             for error in (answer for answer in answers if isinstance(answer, Exception)):
                 raise error
         return answers
+
+
+def server_of(client: Redis) -> Server:
+    """Return what runs the scripts of turns where a client leads to."""
+    return client if isinstance(client, Cluster) else Link(client)
 
 
 async def owners_in(node: Redis) -> Owners:

@@ -1,11 +1,13 @@
 """How a checkpoint is written down on `core`: LangGraph's own serializer over one tuple, without the turn's steps,
-which the audit trail beside it holds already."""
+which the audit trail beside it holds already; and packed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple, PendingWrite
 from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from graph.store.packing import CHECKPOINTS
 
 _STEPS = "steps"
 
@@ -23,7 +25,7 @@ class Codec:
         values = checkpoint["channel_values"]
         if not steps and _STEPS in values:
             values = {key: value for key, value in values.items() if key != _STEPS}
-        return self._dump(({**checkpoint, "channel_values": values}, metadata, parent))
+        return CHECKPOINTS.pack(self._dump(({**checkpoint, "channel_values": values}, metadata, parent)))
 
     def decode(
         self, thread_id: str, namespace: str, checkpoint_id: str, blob: bytes | None, writes: Sequence[bytes]
@@ -31,7 +33,7 @@ class Codec:
         """Read a checkpoint back; `writes` are the call's pending writes, fields and values in turn."""
         if blob is None:
             return None
-        checkpoint, metadata, parent = self._load(blob)
+        checkpoint, metadata, parent = self._load(CHECKPOINTS.unpack(blob))
         pending = self.pending(namespace, checkpoint_id, writes)
         return CheckpointTuple(
             _config(thread_id, namespace, checkpoint_id),

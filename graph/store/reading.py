@@ -13,11 +13,13 @@ from redis.asyncio import Redis
 from graph.store import scripts
 from graph.store.asking import Asked, answering, together
 from graph.store.calls import CallRecord, Moment, OpenedTurn
+from graph.store.cluster import server_of
 from graph.store.codec import Codec
 from graph.store.effects import read as read_effect
 from graph.store.events import START
 from graph.store.index import Index
 from graph.store.names import keys_of
+from graph.store.packing import STEPS
 
 _AT_ONCE, _MANY_AT_ONCE = 100, 1_000
 NO_STEPS = 2**31
@@ -39,6 +41,7 @@ class Reading:
         self, client: Redis, saver: BaseCheckpointSaver[Any], *, index: Index, codec: Codec | None = None
     ) -> None:
         self._client = client
+        self._server = server_of(client)
         self._saver = saver
         self._index = index
         self._codec = codec
@@ -86,7 +89,7 @@ class Reading:
         records: list[CallRecord | None] = []
         for start in range(0, len(asked), _AT_ONCE):
             async with answering():
-                for found in await together(self._client, asked[start : start + _AT_ONCE]):
+                for found in await together(self._server, asked[start : start + _AT_ONCE]):
                     if isinstance(found, Exception):
                         raise found
                     records.append(_record(found))
@@ -167,6 +170,15 @@ def push_in(kept: bytes | None) -> dict[str, Any]:
     return orjson.loads(kept) if kept else {}
 
 
+def step_in(kept: bytes) -> Any:
+    """Read a step as it is kept.
+
+    Raises:
+        ValueError: if somebody wrote into the store.
+    """
+    return orjson.loads(STEPS.unpack(kept))
+
+
 def died_in(told: list[Any]) -> tuple[OpenedTurn, str]:
     """Read what a turn took over from: the turn whose process died, and the flow version that the call was on."""
     token, opened, after, committed, version = told
@@ -180,7 +192,7 @@ def _record(found: list[Any], state: dict[str, Any] | None = None) -> CallRecord
     _, incarnation, token, live, opened, after, steps, version, committed, effects, chain = found[:11]
     position = after.decode() if after else START
     turn = token and OpenedTurn(token.decode(), bool(live), orjson.loads(opened), position, bool(committed))
-    trail = [orjson.loads(step) for step in steps]
+    trail = [step_in(step) for step in steps]
     return CallRecord(
         state or {},
         trail,

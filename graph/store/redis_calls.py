@@ -3,10 +3,11 @@ writes its own beforehand, and the commit then makes it the call's head: what no
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -32,9 +33,11 @@ from graph.store.effects import (
 )
 from graph.store.errors import Busy, NotArchived, OutcomeUnknown, SaveUnknown, StoreUnavailable, TurnLost
 from graph.store.index import Index, warn
+from graph.store.link import Link
 from graph.store.names import followed_key, keys_of
 from graph.store.owed import Owed
-from graph.store.reading import NO_STEPS, Reading, died_in, push_in
+from graph.store.packing import STEPS
+from graph.store.reading import NO_STEPS, Reading, died_in, push_in, step_in
 from graph.store.trails import KEPT_SECONDS, Trails
 from nodes.state import Step
 from nodes.timing import Timing
@@ -80,7 +83,7 @@ class RedisCalls(Reading):
     ) -> None:
         index = Index(client, ttl=ttl, archives=archive is not None)
         super().__init__(client, saver, index=index, codec=codec)
-        self._trails = Trails(client, index, archive) if archive else None
+        self._trails = Trails(client, self._server, index, archive) if archive else None
         self._longer = KEPT_SECONDS if archive else 0
         self._audit_key = audit_key
         self._ttl = ttl
@@ -134,8 +137,8 @@ class RedisCalls(Reading):
         turn, blob, writes = await self._take(thread, new)
         if turn.head is None:
             return turn
-        async with self._giving_back(turn), answering():
-            await together(self._client, self._lives(thread, turn.head, 0))
+        async with _giving_back(self._give_back_after, turn), answering():
+            await together(self._server, self._lives(thread, turn.head, 0))
             turn.loaded = await self._loaded(thread, turn.head, blob, writes)
         if turn.loaded is None and turn.effects:  # nothing but its writes is left; they have to be settled
             if RESOLVES in new.said:
@@ -188,7 +191,7 @@ class RedisCalls(Reading):
         args += "" if turn.ended else turn.version, "" if turn.ttl is None else turn.ttl
         args += chain, int(turn.ended), self._longer, len(changes)
         args += [arg for message_id, record in changes for arg in (message_id, written(record))]
-        args += map(orjson.dumps, steps)
+        args += [STEPS.pack(orjson.dumps(step)) for step in steps]
         asked = [Asked(self._commit, keys_of(turn.thread), args)]
         left = len(turn.effects) - sum(record is None for _, record in changes)
         settled = turn.marked if not left else None
@@ -204,7 +207,7 @@ class RedisCalls(Reading):
             await self._undo(turn, head, committed[1])
             raise TurnLost("another turn of this call has begun; nothing of this one was saved")
         turn.push = push_in(committed[1])
-        turn.trail = [orjson.loads(step) for step in committed[2]]
+        turn.trail = [step_in(step) for step in committed[2]]
         turn.head, turn.closed, turn.chain = head, release, chain
         apply(turn, changes)
         turn.committed(steps)
@@ -251,7 +254,7 @@ class RedisCalls(Reading):
         asked = Asked(self._send, _call_and_effects(turn.thread), args)
         with turn.timing.of("store"):
             async with answering():
-                marked, sent = await together(self._client, [self._index.sending(turn.thread), asked])
+                marked, sent = await together(self._server, [self._index.sending(turn.thread), asked])
                 for answer in (marked, sent):
                     if isinstance(answer, Exception):
                         raise answer
@@ -274,7 +277,7 @@ class RedisCalls(Reading):
         late, may take back only what it told itself."""
         if any(record is not None for _, record in changes):
             async with answering():
-                (marked,) = await together(self._client, [self._index.sending(turn.thread)])
+                (marked,) = await together(self._server, [self._index.sending(turn.thread)])
                 if isinstance(marked, Exception):
                     raise marked
 
@@ -330,7 +333,7 @@ class RedisCalls(Reading):
             async with answering():
                 head = await self._client.hget(keys_of(thread)[0], "head") if left == _ANOTHER else None
                 lives = self._lives(thread, head.decode() if isinstance(head, bytes) else None, 0)
-                await together(self._client, self._lives(thread, saved, self._ttl_of(turn)) + lives)
+                await together(self._server, self._lives(thread, saved, self._ttl_of(turn)) + lives)
 
     def _lives(self, thread: str, head: str | None, seconds: int) -> list[Asked]:
         """Return what gives a stock saver's checkpoint as long to live as its call; 0 for ever."""
@@ -339,8 +342,10 @@ class RedisCalls(Reading):
         return [Asked(self._live, [self._checkpoint_key(thread, head)], [seconds and seconds + _LONGER])]
 
     async def aclose(self) -> None:
-        """End what goes on beside the turns."""
+        """End what goes on beside the turns, and the connections that they use."""
         await self._owed.aclose()
+        if isinstance(self._server, Link):
+            await self._server.aclose()
 
     async def renew(self, turn: OpenTurn) -> None:
         """Hold the lease for its full time again."""
@@ -372,7 +377,7 @@ class RedisCalls(Reading):
         args: list[Argument] = [turn.token, self._lease_ms, opened, secrets.token_hex(16)]
         args += ttl and max(ttl, self._first_least), new.key or "", new.version, "" if new.ttl is None else new.ttl
         args += new.died or "", int(self._trails is not None)
-        async with self._giving_back(turn):
+        async with _giving_back(self._give_back_after, turn):
             asked = Asked(self._begin, [*keys_of(thread), followed_key(thread)], args)
             touched = self._index.begun(thread, ttl=new.ttl, resumes=new.resumes)
             while (told := await self._with_index(asked, touched))[0][0] == _WAITS and self._trails:
@@ -385,7 +390,7 @@ class RedisCalls(Reading):
             number, _, turn.answered_body = began[3].decode().partition(" ")
             turn.answered, turn.closed = int(number), True
         if marked == 1 and (turn.closed or (began[5] is None and not new.resumes)):  # it may expire
-            async with self._giving_back(turn):
+            async with _giving_back(self._give_back_after, turn):
                 await self._index.unmark(thread)
         if turn.closed:
             return turn, None, []
@@ -401,28 +406,22 @@ class RedisCalls(Reading):
     async def _with_index(self, asked: Asked, touched: Asked, *more: Asked) -> tuple[Any, Any]:
         """Run a script of the call, and that of the index beside it, in one round trip; return both answers."""
         async with answering():
-            answer, indexed, *_ = await together(self._client, [asked, touched, *more])
+            answer, indexed, *_ = await together(self._server, [asked, touched, *more])
             if isinstance(answer, Exception):
                 raise answer
         warn(indexed)
         return answer, indexed
 
-    @asynccontextmanager
-    async def _giving_back(self, turn: OpenTurn) -> AsyncIterator[None]:
-        """Give back the lease of a turn that its owner never got; as soon as the store answers, if it does not."""
-        try:
-            yield
-        except BaseException as error:
-            if isinstance(error, StoreUnavailable) and not isinstance(error, NotArchived):
-                give_back = self._give_back if turn.incarnation else self._let_it_go
-                self._owed.owe(lambda: give_back(turn), may_be_taken_yet=not turn.incarnation)
-                raise
-            with suppress(StoreUnavailable):
-                await asyncio.shield(asyncio.ensure_future(self.abandon(turn)))
-            raise
+    async def _give_back_after(self, turn: OpenTurn, error: BaseException) -> None:
+        if isinstance(error, StoreUnavailable) and not isinstance(error, NotArchived):
+            give_back = self._give_back if turn.incarnation else self._let_it_go
+            self._owed.owe(lambda: give_back(turn), may_be_taken_yet=not turn.incarnation)
+            return
+        with suppress(StoreUnavailable):
+            await asyncio.shield(asyncio.ensure_future(self.abandon(turn)))
 
     async def _forget(self, turn: OpenTurn, reason: Reason) -> bool:
-        async with self._giving_back(turn):
+        async with _giving_back(self._give_back_after, turn):
             if self._trails:
                 await self._trails.archive(turn.thread, reason)
             if self._codec is None:
@@ -452,6 +451,23 @@ class RedisCalls(Reading):
             raise Busy("a turn of this call is in flight")
         await self._index.drop(thread, trail=True)
         return bool(dropped)
+
+
+class _giving_back:  # noqa: N801  (used as a context, like the functions of contextlib, but it costs a fifth of them)
+    """Give back the lease of a turn that its owner never got; as soon as the store answers, if it does not."""
+
+    def __init__(self, give_back: Callable[[OpenTurn, BaseException], Awaitable[None]], turn: OpenTurn) -> None:
+        self._give_back, self._turn = give_back, turn
+
+    async def __aenter__(self) -> None:
+        """Do nothing."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back if its owner does not get it."""
+        if error is not None:
+            await self._give_back(self._turn, error)
 
 
 @dataclass(frozen=True, slots=True)

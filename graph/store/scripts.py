@@ -7,7 +7,7 @@ All keys of a call share one hash tag:
                              with an open turn also turn (the fence), lease, opened, after (the event before its
                              first one), base (the head before it), expires (when the call would have)
     flows:{TAG}:checkpoints  hash: NAMESPACE|CHECKPOINT-ID → checkpoint, metadata, parent (empty beside a stock saver)
-    flows:{TAG}:steps        list: the audit trail, oldest first
+    flows:{TAG}:steps        list: the audit trail, oldest first; packed, as checkpoints are (`packing`)
     flows:{TAG}:writes       hash: pending writes of interrupted runs
     flows:{TAG}:keys         hash: what names a message → the number of the step that answered it, and the hash of
                              what it said

@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import structlog
 from redis.asyncio import Redis
 
 from graph.archive import Archive, Reason, Segment
 from graph.audit import start_of
 from graph.store import trail_scripts
-from graph.store.asking import Asked, answering, together
+from graph.store.asking import Asked, Server, answering, together
 from graph.store.errors import NotArchived
 from graph.store.index import Index
 from graph.store.names import decode, keys_of
+from graph.store.reading import step_in
 
 KEPT_SECONDS = 7 * 24 * 3600
 """How long a trail waits for its archive after its call has expired."""
@@ -71,12 +71,13 @@ class Trails:
 
     Args:
         client: a client that returns bytes.
+        server: what runs scripts together there.
         index: which of them are due.
         archive: where they go.
     """
 
-    def __init__(self, client: Redis, index: Index, archive: Archive) -> None:
-        self._client = client
+    def __init__(self, client: Redis, server: Server, index: Index, archive: Archive) -> None:
+        self._server = server
         self._index = index
         self._archive = archive
         self._read = client.register_script(trail_scripts.TRAIL)
@@ -118,7 +119,7 @@ class Trails:
         """Return what is next of trails; nothing of those that are gone."""
         asked = [Asked(self._read, keys_of(thread), [_MOST_STEPS, _MOST_BYTES]) for thread in threads]
         async with answering():
-            found = await together(self._client, asked) if asked else []
+            found = await together(self._server, asked)
             for one in found:
                 if isinstance(one, Exception):
                     raise one
@@ -137,7 +138,7 @@ class Trails:
             for thread, piece in pieces.items()
         ]
         async with answering():
-            for answer in await together(self._client, asked) if asked else []:
+            for answer in await together(self._server, asked):
                 if isinstance(answer, Exception):
                     raise answer
 
@@ -220,6 +221,6 @@ def _piece(thread: str, found: Sequence[Any]) -> _Piece:
 
 def _step(kept: bytes) -> Any:
     try:
-        return orjson.loads(kept)
+        return step_in(kept)
     except ValueError:  # somebody wrote into the store; the archive shows it
         return {"unreadable": kept.decode(errors="replace")}

@@ -9,8 +9,9 @@ import random
 import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 from nodes.ports import TaskState
@@ -67,11 +68,12 @@ class Pool:
         clock: seconds that only grow.
 
     Attributes:
+        clock: the same.
         hosts_of_flows: the hosts that flows name, in small letters; others were registered.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self.clock = clock
         self._endpoints: dict[str, Endpoint] = {}
         self._crews: OrderedDict[tuple[str, int], _Crew] = OrderedDict()
         self._news = News()
@@ -127,7 +129,7 @@ class Pool:
         """
         if self.off(agent, spec):
             raise AgentOff(agent)
-        crew, now = self._crew(agent, spec), self._clock()
+        crew, now = self._crew(agent, spec), self.clock()
         for member in crew.members:
             member.endpoint.wanted = now
         if stay_at is not None and (there := self._there(agent, crew, stay_at, must_stay, avoid)):
@@ -160,30 +162,14 @@ class Pool:
         there = [member for member in members if member.endpoint.public == known] or members
         return there[0].endpoint.url if there else ""
 
-    @contextmanager
-    def trying(self, choice: Choice, *, fair: bool = True) -> Iterator["Trial"]:
+    def trying(self, choice: Choice, *, fair: bool = True) -> "Trial":
         """Count somebody in flight while the context is open, and learn from what comes of it.
 
         Args:
             choice: where they are sent.
             fair: whether the time they have would do for an answer: else a timeout tells nothing.
         """
-        endpoint, trial, began = choice.endpoint, Trial(), self._clock()
-        endpoint.in_flight += 1
-        endpoint.used = began
-        on_trial = endpoint.circuit.begins()
-        try:
-            yield trial
-        except AgentError as error:
-            self._learn(choice, on_trial, self._clock() - began, error, fair=fair)
-            raise
-        except BaseException:
-            self._learn(choice, on_trial, self._clock() - began, None, fair=False)
-            raise
-        else:
-            self._answered(choice, self._clock() - began, trial)
-        finally:
-            endpoint.in_flight -= 1
+        return Trial(self, choice, fair=fair)
 
     def members(self, agent: str, spec: Agent) -> tuple[Member, ...]:
         """Return the endpoints of an agent."""
@@ -207,7 +193,7 @@ class Pool:
 
     def counts(self) -> dict[str, dict[str, Count]]:
         """Return how each version of each agent did here lately."""
-        since = self._clock() - _LATELY
+        since = self.clock() - _LATELY
         told: dict[str, dict[str, Count]] = {}
         for (agent, version), lately in list(self._lately.items()):
             failed = [was for at, was in lately if at >= since]
@@ -244,7 +230,7 @@ class Pool:
 
     def _endpoint(self, url: str) -> Endpoint:
         if url not in self._endpoints:
-            self._endpoints[url] = Endpoint(url, self._clock)
+            self._endpoints[url] = Endpoint(url, self.clock)
             self._endpoints[url].elsewhere = self._news.loads.get(self._endpoints[url].public, 0)
         return self._endpoints[url]
 
@@ -289,13 +275,14 @@ class Pool:
         otherwise = min(known, default=1.0)
         return min(members, key=lambda one: (one.endpoint.wait(otherwise), random.random()))
 
-    def _answered(self, choice: Choice, seconds: float, trial: "Trial") -> None:
+    def answered(self, choice: Choice, seconds: float, state: TaskState | None) -> None:
+        """Learn from an answer, after so many seconds; its task, if it is one, is in this state."""
         choice.endpoint.circuit.succeeded()
-        in_vain = trial.state in FAILED_TASKS
+        in_vain = state in FAILED_TASKS
         choice.endpoint.pace.note(seconds, failed=False, in_vain=in_vain)
         self._count(choice, failed=in_vain)
 
-    def _learn(self, choice: Choice, on_trial: int, seconds: float, error: AgentError | None, *, fair: bool) -> None:
+    def failed(self, choice: Choice, on_trial: int, seconds: float, error: AgentError | None, *, fair: bool) -> None:
         """Learn from an attempt without an answer; what the endpoint is not to blame for tells nothing of it."""
         endpoint, faulty = choice.endpoint, error is not None and _is_fault(error)
         if error is None or (isinstance(error, TimedOut) and not fair and error.task_id is None):
@@ -317,11 +304,11 @@ class Pool:
 
     def _count(self, choice: Choice, *, failed: bool) -> None:
         if choice.version is not None:
-            self._lately[choice.agent, choice.version].append((self._clock(), failed))
+            self._lately[choice.agent, choice.version].append((self.clock(), failed))
 
     def _forget(self, news: News) -> None:
         """Forget endpoints that nobody wanted for long: instances come and go, each with an address of its own."""
-        registered, before = {one.url for one in news.registered}, self._clock() - _FORGOTTEN
+        registered, before = {one.url for one in news.registered}, self.clock() - _FORGOTTEN
         idle = [url for url, one in self._endpoints.items() if not one.in_flight and one.idle_since < before]
         for url in idle:
             if url not in registered:
@@ -334,14 +321,36 @@ class Pool:
 
 
 class Trial:
-    """An attempt under way.
+    """An attempt under way, as long as the context is open.
 
     Attributes:
         state: of the agent's task, once it has answered with one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Pool, choice: Choice, *, fair: bool) -> None:
         self.state: TaskState | None = None
+        self._pool = pool
+        self._choice = choice
+        self._fair = fair
+
+    def __enter__(self) -> Self:
+        endpoint = self._choice.endpoint
+        self._began = endpoint.used = self._pool.clock()
+        endpoint.in_flight += 1
+        self._on_trial = endpoint.circuit.begins()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._choice.endpoint.in_flight -= 1
+        seconds = self._pool.clock() - self._began
+        if error is None:
+            self._pool.answered(self._choice, seconds, self.state)
+            return
+        known = error if isinstance(error, AgentError) else None
+        fair = self._fair and known is not None
+        self._pool.failed(self._choice, self._on_trial, seconds, known, fair=fair)
 
 
 _BETTER_THAN_NOBODY = (None, "failed_just_before", "unhealthy")

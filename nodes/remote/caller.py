@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar
 
@@ -33,6 +32,8 @@ from nodes.remote.dialect import (
     task_params,
 )
 from nodes.remote.errors import AgentError, BadReply, Disconnected, RpcFailed, TimedOut
+from nodes.remote.exchange import Http
+from nodes.remote.plain import Plain
 from nodes.remote.sought import Sought
 from nodes.remote.work import Patience, Work
 
@@ -48,8 +49,8 @@ _SENDING = frozenset((*SEND.values(), *STREAM.values()))
 Read = TypeVar("Read")
 
 
-def open_client(*, connections: int = 1024, resolver: Callable[[], Any] | None = None) -> httpx.AsyncClient:
-    """Open the shared HTTP client: httpx over aiohttp, which holds its speed above 8 concurrent calls.
+def open_client(*, connections: int = 1024, resolver: Callable[[], Any] | None = None) -> Http:
+    """Open the client that the service shares among its calls: aiohttp, which holds its speed at any concurrency.
 
     Args:
         connections: how many may be open at a time.
@@ -57,38 +58,29 @@ def open_client(*, connections: int = 1024, resolver: Callable[[], Any] | None =
     """
     from nodes.remote.transport import AgentTransport
 
-    return _client(AgentTransport(connections=connections, resolver=resolver))
-
-
-def _client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Make a client without timeouts (`Caller.call` has the one clock) and without cookies (calls share it).
-
-    Without a transport it also keeps no connections: those belong to an event loop, and a script may run several.
-    """
-    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.AsyncClient(transport=transport, limits=limits, cookies=cookies, trust_env=False, timeout=None)  # noqa: S113
+    return AgentTransport(connections=connections, resolver=resolver)
 
 
 class Caller:
     """Reaches agents over A2A JSON-RPC, in whichever version their card offers.
 
     Args:
-        client: the HTTP client to use, closed with the caller; by default a plain one.
+        client: the HTTP client to use, closed with the caller: one of `open_client`, or any of httpx; by default a
+            plain one of httpx, which works in any number of event loops.
         max_reply_bytes: how long a reply may be, bytes.
         card_timeout: seconds after which an agent that sends no card is taken to have none.
     """
 
     def __init__(
         self,
-        client: httpx.AsyncClient | None = None,
+        client: httpx.AsyncClient | Http | None = None,
         *,
         max_reply_bytes: int = MAX_REPLY_BYTES,
         card_timeout: float = CARD_TIMEOUT,
     ) -> None:
-        self._client = client or _client()
+        self._http = Plain(client) if client is None or isinstance(client, httpx.AsyncClient) else client
         self._max_reply_bytes = max_reply_bytes
-        self._cards = Cards(self._client, card_timeout)
+        self._cards = Cards(self._http, card_timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,7 +93,7 @@ class Caller:
     async def aclose(self) -> None:
         """Close the HTTP client."""
         await self._cards.aclose()
-        await self._client.aclose()
+        await self._http.aclose()
 
     async def call(self, request: AgentRequest, tell: Tell | None = None) -> Reply:
         """Send the message and return the agent's final answer, waiting for a task that still works.
@@ -196,7 +188,7 @@ class Caller:
         """Follow what the agent streams; None if that ends while its task is at work."""
         method, params = STREAM[endpoint.dialect], send_params(request, endpoint.dialect)
         try:
-            async with aclosing(wire.stream(self._client, **self._to(request, endpoint, method, params))) as events:
+            async with aclosing(wire.stream(self._http, **self._to(request, endpoint, method, params))) as events:
                 async for event in events:
                     if reply := _read(request, work.hear, event, endpoint.dialect):
                         return reply
@@ -248,7 +240,7 @@ class Caller:
             return None
 
     async def _rpc(self, request: AgentRequest, endpoint: Endpoint, method: str, params: dict[str, Any]) -> object:
-        return await wire.send(self._client, **self._to(request, endpoint, method, params))
+        return await wire.send(self._http, **self._to(request, endpoint, method, params))
 
     def _to(self, request: AgentRequest, endpoint: Endpoint, method: str, params: dict[str, Any]) -> "_Addressed":
         return {

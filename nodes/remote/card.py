@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx
 import orjson
 
 from nodes.remote.dialect import Dialect
 from nodes.remote.errors import AgentError, Disconnected, ReplyTooLarge, Unreachable
+from nodes.remote.exchange import Http
 from nodes.remote.wire import exchange
 
 CARD_PATH = "/.well-known/agent-card.json"
@@ -51,12 +51,12 @@ class Cards:
     """The cards of all agents, by address.
 
     Args:
-        client: the HTTP client to use.
+        http: makes the requests.
         timeout: seconds one card may take.
     """
 
-    def __init__(self, client: httpx.AsyncClient, timeout: float) -> None:
-        self._client = client
+    def __init__(self, http: Http, timeout: float) -> None:
+        self._http = http
         self._timeout = timeout
         self._kept: dict[str, _Kept] = {}
         self._fetching: dict[str, asyncio.Task[Endpoint]] = {}
@@ -107,7 +107,7 @@ class Cards:
 
     async def _look(self, url: str) -> int:
         headers = {**_HEADERS, "connection": "close"}  # of the many that are looked at, most are seldom asked more
-        status, content = await exchange(self._client, url, "GET", url + CARD_PATH, headers, None, _CARD_BYTES)
+        status, content = await exchange(self._http, url, "GET", url + CARD_PATH, headers, None, _CARD_BYTES)
         kept = self._kept.get(url)
         if status == 200 and kept is not None:
             same = kept.endpoint if hash(content) == kept.text else await _understood(_json(content), url)
@@ -140,7 +140,7 @@ class Cards:
         """Return the status of the answer to a request for the card, 0 if none came, and its text."""
         try:
             async with asyncio.timeout(self._timeout):
-                return await exchange(self._client, agent, "GET", url + CARD_PATH, _HEADERS, None, _CARD_BYTES)
+                return await exchange(self._http, agent, "GET", url + CARD_PATH, _HEADERS, None, _CARD_BYTES)
         except (TimeoutError, ReplyTooLarge, Disconnected):
             return 0, b""
 

@@ -1,17 +1,25 @@
-"""httpx over aiohttp, fit to be shared by all calls of all tenants: no cookies kept, no errors but httpx's own."""
+"""HTTP requests over one aiohttp session, fit to be shared by all calls of all tenants."""
 
-from collections.abc import Callable
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 
 import aiohttp
 import httpx
 from aiohttp.abc import AbstractResolver
-from httpx_aiohttp import AiohttpTransport
+from yarl import URL
+
+from nodes.remote.exchange import Broken, NotConnected
 
 _IDLE_SECONDS = 30.0
+_MOST_ADDRESSES = 1_024
+_LONG = 2**20
+_NO_TIMEOUT = aiohttp.ClientTimeout()
+_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.InvalidURL)
 
 
-class AgentTransport(AiohttpTransport):
-    """Adds to `httpx-aiohttp` what it leaves open.
+class AgentTransport:
+    """Makes requests.
 
     Args:
         connections: how many may be open at a time.
@@ -19,34 +27,82 @@ class AgentTransport(AiohttpTransport):
     """
 
     def __init__(self, *, connections: int, resolver: Callable[[], AbstractResolver] | None = None) -> None:
-        super().__init__(trust_env=False)
         self._connections = connections
         self._resolver = resolver
+        self._tls = httpx.create_ssl_context(trust_env=False)
+        self._session: aiohttp.ClientSession | None = None
+        self._addresses: OrderedDict[str, URL] = OrderedDict()
+        self._closed = False
 
-    def get_client(self) -> aiohttp.ClientSession:
-        """Open the session, on first use and hence in the running event loop."""
-        connector = aiohttp.TCPConnector(
-            limit=self._connections,
-            keepalive_timeout=_IDLE_SECONDS,
-            ssl=self.ssl_context,
-            resolver=self._resolver() if self._resolver else None,
-        )
-        # A jar would hand the session that an agent opened for one caller to the next.
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request.
-
-        Raises:
-            httpx.ConnectError: if no connection was made.
-            httpx.TransportError: for everything else.
-        """
+    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> "AgentAnswer":
+        """Send a request; see `Http`."""
         try:
-            return await super().handle_async_request(request)
-        except httpx.ConnectTimeout as error:
-            # httpx-aiohttp 0.2 calls every trouble with a connection so, also one that broke after we had written.
-            never_made = isinstance(error.__cause__, aiohttp.ClientConnectorError)
-            kind = httpx.ConnectError if never_made else httpx.ReadError
-            raise kind(str(error), request=request) from error
+            address = self._addresses.get(url) or self._read(url)
+            # aiohttp warns of long texts, which it would hand to the kernel in one piece.
+            data = body if body is None or len(body) < _LONG else io.BytesIO(body)
+            session = self._opened()
+            return AgentAnswer(
+                await session.request(method, address, headers=headers, data=data, allow_redirects=False)
+            )
+        except _NEVER_SENT as error:
+            raise NotConnected(str(error)) from error
         except aiohttp.ClientError as error:
-            raise httpx.RemoteProtocolError(str(error), request=request) from error
+            raise Broken(str(error)) from error
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    def _read(self, url: str) -> URL:
+        try:
+            address = self._addresses[url] = URL(url)
+        except ValueError as error:
+            raise aiohttp.InvalidURL(url) from error
+        if len(self._addresses) > _MOST_ADDRESSES:
+            self._addresses.popitem(last=False)
+        return address
+
+    def _opened(self) -> aiohttp.ClientSession:
+        """Return the session, opened on first use and hence in the running event loop."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=self._connections,
+                keepalive_timeout=_IDLE_SECONDS,
+                ssl=self._tls,
+                resolver=self._resolver() if self._resolver else None,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                # A jar would hand the session that an agent opened for one caller to the next.
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                timeout=_NO_TIMEOUT,
+            )
+        return self._session
+
+
+class AgentAnswer:
+    """An answer as aiohttp reads it; see `Answer`."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self._response = response
+
+    def header(self, name: str) -> str:
+        """Return a header; empty if there is none."""
+        return self._response.headers.get(name, "")
+
+    async def piece(self) -> bytes:
+        """Return the next piece of the body; empty at its end."""
+        try:
+            return await self._response.content.readany()
+        except aiohttp.ClientError as error:
+            raise Broken(str(error)) from error
+
+    async def aclose(self) -> None:
+        """Let go of the connection; close it unless the whole answer is there."""
+        self._response.close()

@@ -4,12 +4,13 @@ Whoever calls `send` or `stream` bounds it in time; HTTP has no timeouts of its 
 """
 
 import base64
+import random
 import time
-import uuid
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from types import TracebackType
 from typing import Any
 
 import httpx
@@ -28,16 +29,18 @@ from nodes.remote.errors import (
     Unreachable,
     Unsendable,
 )
+from nodes.remote.exchange import Answer, Broken, Http, NotConnected
 
 _HEADERS = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
 _EVENTS = "text/event-stream"
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _COMPRESSED = ("gzip", "x-gzip", "deflate")
 _LONGEST_NUMBER = 9
+_ADDRESSES = 1_024
 
 
 async def send(
-    client: httpx.AsyncClient,
+    http: Http,
     *,
     agent: str,
     url: str,
@@ -54,12 +57,12 @@ async def send(
         AgentError: for every way in which that can fail.
     """
     request_id, headers, body = _written(agent, dialect, method, params, traceparent)
-    async with _answer(client, agent, "POST", url, headers, body, leave_by) as response:
-        return _result(agent, request_id, response, await _read(agent, response, max_bytes))
+    async with _Asked(http, agent, "POST", url, headers, body, leave_by) as answer:
+        return _result(agent, request_id, answer, await _read(agent, answer, max_bytes))
 
 
 async def stream(
-    client: httpx.AsyncClient,
+    http: Http,
     *,
     agent: str,
     url: str,
@@ -80,18 +83,18 @@ async def stream(
     """
     request_id, headers, body = _written(agent, dialect, method, params, traceparent)
     headers["accept"] = _EVENTS
-    async with _answer(client, agent, "POST", url, headers, body, leave_by) as response:
-        if response.status_code == 200 and _kind(response) == _EVENTS:
+    async with _Asked(http, agent, "POST", url, headers, body, leave_by) as answer:
+        if answer.status == 200 and _kind(answer) == _EVENTS:
             events = sse.Events()
-            async for piece in _pieces(agent, response, max_bytes):
+            async for piece in _pieces(agent, answer, max_bytes):
                 for data in events.feed(piece):
-                    yield _result(agent, request_id, response, data)
+                    yield _result(agent, request_id, answer, data)
         else:
-            yield _result(agent, request_id, response, await _read(agent, response, max_bytes))
+            yield _result(agent, request_id, answer, await _read(agent, answer, max_bytes))
 
 
 async def exchange(
-    client: httpx.AsyncClient,
+    http: Http,
     agent: str,
     method: str,
     url: str,
@@ -105,60 +108,75 @@ async def exchange(
     Raises:
         AgentError: if the connection fails or the body is longer than `max_bytes`.
     """
-    async with _answer(client, agent, method, url, headers, body, leave_by) as response:
-        return response.status_code, await _read(agent, response, max_bytes)
+    async with _Asked(http, agent, method, url, headers, body, leave_by) as answer:
+        return answer.status, await _read(agent, answer, max_bytes)
 
 
-@asynccontextmanager
-async def _answer(
-    client: httpx.AsyncClient,
-    agent: str,
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    leave_by: float | None,
-) -> AsyncIterator[httpx.Response]:
-    """Open the response to one HTTP request, following one redirect on the same host; its body is not read."""
-    try:
-        response = await _once(client, agent, method, url, headers, body, leave_by)
+class _Asked:
+    """One HTTP request, sent as the context is entered, and closed with it; after one redirect on the same host. The
+    body of its answer is not read.
+
+    Raises:
+        AgentError: for what goes wrong with HTTP, also while the context is open.
+    """
+
+    def __init__(
+        self,
+        http: Http,
+        agent: str,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        leave_by: float | None,
+    ) -> None:
+        self._http = http
+        self._agent = agent
+        self._method = method
+        self._url = url
+        self._headers = headers
+        self._body = body
+        self._leave_by = leave_by
+        self._answer: Answer | None = None
+
+    async def __aenter__(self) -> Answer:
         try:
-            location = response.headers.get("location")
-            if response.status_code in (307, 308) and location and (moved := _same_host(url, location)):
-                await response.aclose()
-                response = await _once(client, agent, method, moved, headers, body, leave_by)
-            yield response
-        finally:
-            await response.aclose()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _translated(agent, error) from error
+            self._answer = answer = await self._sent_to(self._url)
+            location = answer.header("location") if answer.status in (307, 308) else ""
+            if location and (moved := _same_host(self._url, location)):
+                await answer.aclose()
+                self._answer = answer = await self._sent_to(moved)
+            return answer
+        except (NotConnected, Broken, httpx.InvalidURL) as error:
+            raise _translated(self._agent, error) from error
 
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._answer is not None:
+            await self._answer.aclose()
+        if isinstance(error, Broken):
+            raise _translated(self._agent, error) from error
 
-async def _once(
-    client: httpx.AsyncClient,
-    agent: str,
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    leave_by: float | None,
-) -> httpx.Response:
-    address, fields = _addressed(url, headers)
-    request = _built(client, agent, method, address, fields, body)
-    if leave_by is not None and time.monotonic() > leave_by:
-        raise HeldUp(agent)
-    return await client.send(request, stream=True, follow_redirects=False)
+    async def _sent_to(self, url: str) -> Answer:
+        address, authorization = _addressed(url)
+        headers = {**self._headers, "authorization": authorization} if authorization else self._headers
+        if self._leave_by is not None and time.monotonic() > self._leave_by:
+            raise HeldUp(self._agent)
+        return await self._http.open(self._method, address, headers, self._body)
 
 
 def _written(
     agent: str, dialect: Dialect, method: str, params: Mapping[str, Any], traceparent: str | None
 ) -> tuple[str, dict[str, str], bytes]:
     """Return the id, the headers and the body of a JSON-RPC request."""
-    request_id = uuid.uuid4().hex
+    request_id = f"{random.getrandbits(128):032x}"  # it only has to differ from that of any other request
     headers = dict(_HEADERS)
     if dialect == "1.0":
         headers[VERSION_HEADER] = dialect
     if traceparent:
+        if not (traceparent.isascii() and traceparent.isprintable()):
+            raise Unsendable(agent, "a header holds what HTTP cannot carry")
         headers["traceparent"] = traceparent
     try:
         body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
@@ -167,31 +185,31 @@ def _written(
     return request_id, headers, body
 
 
-def _addressed(url: str, headers: Mapping[str, str]) -> tuple[httpx.URL, dict[str, str]]:
-    """Return address and headers, with credentials moved from the one to the others.
+@lru_cache(_ADDRESSES)
+def _addressed(url: str) -> tuple[str, str | None]:
+    """Return the address without credentials, and the header that carries them, if there are any.
 
     httpx writes addresses to its log, and aiohttp refuses credentials that come in both.
     """
     address = httpx.URL(url)
     if not address.userinfo:
-        return address, dict(headers)
+        return str(address), None
     credentials = base64.b64encode(f"{address.username}:{address.password}".encode()).decode()
-    bare = address.copy_with(username="", password="")
-    return bare, {**headers, "authorization": f"Basic {credentials}"}
+    return str(address.copy_with(username="", password="")), f"Basic {credentials}"
 
 
-async def _read(agent: str, response: httpx.Response, max_bytes: int) -> bytes:
-    declared = response.headers.get("content-length", "")
+async def _read(agent: str, answer: Answer, max_bytes: int) -> bytes:
+    declared = answer.header("content-length")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise ReplyTooLarge(agent, max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.aiter_raw():
+    while chunk := await answer.piece():
         size += len(chunk)
         if size > max_bytes:
             raise ReplyTooLarge(agent, max_bytes)
         chunks.append(chunk)
-    return _decoded(agent, response.headers.get("content-encoding", ""), b"".join(chunks), max_bytes)
+    return _decoded(agent, answer.header("content-encoding"), b"".join(chunks), max_bytes)
 
 
 def _decoded(agent: str, encoding: str, content: bytes, max_bytes: int) -> bytes:
@@ -210,12 +228,12 @@ def _decoded(agent: str, encoding: str, content: bytes, max_bytes: int) -> bytes
     return plain
 
 
-async def _pieces(agent: str, response: httpx.Response, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _pieces(agent: str, answer: Answer, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """Yield the body as it comes, decompressed like a whole one."""
-    encoding = response.headers.get("content-encoding", "").lower()
+    encoding = answer.header("content-encoding").lower()
     inflater = zlib.decompressobj(_GZIP_OR_ZLIB) if encoding in _COMPRESSED else None
     left = max_bytes
-    async for chunk in response.aiter_raw():
+    while chunk := await answer.piece():
         try:
             plain = inflater.decompress(chunk, left + 1) if inflater else chunk
         except zlib.error as error:
@@ -226,18 +244,18 @@ async def _pieces(agent: str, response: httpx.Response, max_bytes: int) -> Async
         yield plain
 
 
-def _kind(response: httpx.Response) -> str:
-    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+def _kind(answer: Answer) -> str:
+    return answer.header("content-type").partition(";")[0].strip().lower()
 
 
 def _translated(agent: str, error: Exception) -> AgentError:
-    if isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol | httpx.InvalidURL):
+    if isinstance(error, NotConnected | httpx.InvalidURL):
         return Unreachable(agent, f"agent {agent!r} cannot be reached; check that it runs and its address is right")
     return Disconnected(agent, f"the connection to agent {agent!r} broke before its answer was complete")
 
 
-def _result(agent: str, request_id: str, response: httpx.Response, content: bytes) -> Any:
-    failed_http = None if response.status_code == 200 else _http_failed(agent, response)
+def _result(agent: str, request_id: str, answer: Answer, content: bytes) -> Any:
+    failed_http = None if answer.status == 200 else _http_failed(agent, answer)
     try:
         envelope = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -259,11 +277,9 @@ def _result(agent: str, request_id: str, response: httpx.Response, content: byte
     return envelope["result"]
 
 
-def _http_failed(agent: str, response: httpx.Response) -> HttpFailed:
-    busy = response.status_code in (429, 503)  # with another status it is not about the endpoint as a whole
-    return HttpFailed(
-        agent, response.status_code, _seconds(response.headers.get("retry-after", "")) if busy else None
-    )
+def _http_failed(agent: str, answer: Answer) -> HttpFailed:
+    busy = answer.status in (429, 503)  # with another status it is not about the endpoint as a whole
+    return HttpFailed(agent, answer.status, _seconds(answer.header("retry-after")) if busy else None)
 
 
 def _seconds(retry_after: str) -> float | None:
@@ -274,20 +290,6 @@ def _seconds(retry_after: str) -> float | None:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
-
-
-def _built(
-    client: httpx.AsyncClient,
-    agent: str,
-    method: str,
-    url: httpx.URL | str,
-    headers: Mapping[str, str],
-    body: bytes | None,
-) -> httpx.Request:
-    try:
-        return client.build_request(method, url, headers=dict(headers), content=body)
-    except ValueError as error:  # a header that is not ASCII
-        raise Unsendable(agent, "a header holds what HTTP cannot carry") from error
 
 
 def _rpc_failed(agent: str, error: Mapping[str, Any]) -> RpcFailed:

@@ -19,7 +19,7 @@ class Contexts(DefaultServerCallContextBuilder):
 
     def build(self, request: Request) -> ServerCallContext:
         context = super().build(request)
-        context.state["headers"][VERSION_HEADER] = version_of(said_version(request.headers, request.query_params))
+        context.state["headers"][VERSION_HEADER] = version_of(said_version(request))
         context.state["base_url"] = base_url(request, self._public_url)
         return context
 

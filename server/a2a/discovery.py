@@ -47,7 +47,7 @@ def base_url(request: Request, public_url: str | None) -> str:
     root = str(request.scope.get("root_path", "")).rstrip("/")
     host = request.headers.get("host", "")
     if _HOST.fullmatch(host):
-        return f"{request.url.scheme}://{host}{root}"
+        return f"{request.scope.get('scheme', 'http')}://{host}{root}"
     server = request.scope.get("server") or ("localhost", 80)
     return url_at(server[0], server[1] or 80) + root
 
@@ -62,7 +62,7 @@ def _showing(cards: Cards, version: Version | None) -> Endpoint:
 
 
 def _asked_for(request: Request, default: Version) -> Version:
-    said = said_version(request.headers, request.query_params)
+    said = said_version(request)
     try:
         return version_of(said) if said else default
     except VersionNotSupportedError:

@@ -5,6 +5,7 @@ words for the client. What a request means is the request handler's.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ from a2a.server.context import ServerCallContext
 from a2a.server.events import Event
 from a2a.server.request_handlers import RequestHandler
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
+from a2a.types.a2a_pb2 import SendMessageRequest
 from a2a.utils.errors import (
     A2AError,
     InternalError,
@@ -52,16 +54,23 @@ from server.a2a.envelope import (
     version_of,
 )
 from server.a2a.rest import rest_routes
+from server.a2a.sending import plainly_sent, plainly_sent_03, sent_of
 from server.a2a.streams import streamed, tidy
+from server.a2a.wording import Json, whole
+from server.a2a.wording_03 import answer_03
 from server.event_stream import ending
 
 log = structlog.get_logger()
+
+Send = Callable[[Json, ServerCallContext], Awaitable[Json]]
+"""Answers a `SendMessageRequest` with a `SendMessageResponse`, each as A2A 1.0 writes it in JSON."""
 
 _FOLLOWING = frozenset({"SubscribeToTask", "tasks/resubscribe"})
 _STREAMING = _FOLLOWING | {"SendStreamingMessage", "message/stream"}
 _FORGETTING = "tasks/pushNotificationConfig/delete"
 _WAITING = (types_v03.TaskState.input_required, types_v03.TaskState.auth_required)
 _SENDING = (types_v03.SendMessageRequest, types_v03.SendStreamingMessageRequest)
+_TALK, _TALK_03 = "SendMessage", "message/send"
 
 
 def routes(
@@ -71,6 +80,7 @@ def routes(
     path: str,
     max_body_bytes: int,
     stopping: asyncio.Event | None = None,
+    send: Send | None = None,
 ) -> list[Route]:
     """Return every route of the flow below `path`.
 
@@ -81,10 +91,11 @@ def routes(
         path: `/a2a/<flow>`, or empty for the flow that is called at the root.
         max_body_bytes: how long a request may be; no more of it is read.
         stopping: once set, streams end; their clients subscribe again elsewhere.
+        send: answers what is sent without a stream, past the sdk; None leaves that to the handler.
     """
     asked = answering(handler, cards)
     contexts = Contexts(cards.public_url)
-    dispatcher = Dispatcher(asked, contexts, max_body_bytes, stopping)
+    dispatcher = Dispatcher(asked, contexts, max_body_bytes, stopping, send)
     rpc = [
         Route(at, dispatcher.handle_requests, methods=["POST"])
         for at in sorted({path or "/", f"{path}/", path + OLD_BASE})
@@ -102,15 +113,17 @@ class Dispatcher(JsonRpcDispatcher):
         contexts: Contexts,
         max_body_bytes: int,
         stopping: asyncio.Event | None = None,
+        send: Send | None = None,
     ) -> None:
         super().__init__(handler, contexts)
-        self._old = _Adapter03(handler, contexts)
+        self._old = _Adapter03(handler, contexts, send)
+        self._send = send
         self._max_body_bytes = max_body_bytes
         self._stopping = stopping
 
     async def handle_requests(self, request: Request) -> Response:
         """Answer a request; whatever is wrong with it is a JSON-RPC error."""
-        said = said_version(request.headers, request.query_params)
+        said = said_version(request)
         request_id: RequestId = None
         try:
             document = await self._read(request)
@@ -125,7 +138,7 @@ class Dispatcher(JsonRpcDispatcher):
             log.exception("a2a request failed", id=request_id)
             return _refusal(request_id, InternalError(), said)
         # A stream that sends ends with its turn, which a stopping service lets finish; one that follows may not end.
-        return ending(tidy(answer), self._stopping) if method in _FOLLOWING else tidy(answer)
+        return ending(answer, self._stopping) if method in _FOLLOWING else answer
 
     async def _read(self, request: Request) -> Any:
         require_json(request.headers.get("content-type", ""))
@@ -142,14 +155,21 @@ class Dispatcher(JsonRpcDispatcher):
         if kind is None:
             hint = "; it is one of A2A 0.3, and A2A-Version says 1.0" if self._old.supports_method(method) else ""
             raise MethodNotFoundError(f"Method not found{hint}")
+        if method == _TALK and self._send:
+            sent = plainly_sent(document) or sent_of(read_params(document, SendMessageRequest))
+            context = self._context(request, method, request_id, sent.get("tenant", ""))
+            return _result(request_id, await self._send(sent, context))
         params = read_params(document, kind)
-        context = self._context_builder.build(request)
-        context.tenant = getattr(params, "tenant", "")
-        context.state.update(method=method, request_id=request_id)
+        context = self._context(request, method, request_id, getattr(params, "tenant", ""))
         if method in _STREAMING:
             return await self._streamed(request_id, params, context)
-        result = await self._process_non_streaming_request(params, context)
-        return _json({"jsonrpc": "2.0", "id": request_id, "result": result})
+        return _result(request_id, whole(await self._process_non_streaming_request(params, context)))
+
+    def _context(self, request: Request, method: str, request_id: RequestId, tenant: str) -> ServerCallContext:
+        context = self._context_builder.build(request)
+        context.tenant = tenant
+        context.state.update(method=method, request_id=request_id)
+        return context
 
     async def _streamed(self, request_id: RequestId, params: Any, context: ServerCallContext) -> Response:
         follows = context.state["method"] in _FOLLOWING
@@ -165,18 +185,26 @@ class Dispatcher(JsonRpcDispatcher):
 class _Adapter03(JSONRPC03Adapter):
     """Answers the requests of version 0.3."""
 
+    def __init__(self, handler: RequestHandler, contexts: Contexts, send: Send | None) -> None:
+        super().__init__(handler, contexts)
+        self._send = send
+
     async def answer(
         self, request: Request, request_id: RequestId, method: str, document: dict[str, Any]
     ) -> Response:
-        params: Any = read_model(document, self.METHOD_TO_MODEL[method])
+        plain = plainly_sent_03(document) if method == _TALK_03 and self._send else None
+        params: Any = None if plain else read_model(document, self.METHOD_TO_MODEL[method])
         if isinstance(params, _SENDING):
             _check_parts(params.params.message)
         context = self._context_builder.build(request)
         context.state.update(method=method, request_id=request_id)
         if method in _STREAMING:
             return await self._streamed(request_id, params, context)
-        answer = await self._process_non_streaming_request(request_id, params, context)
-        return _json({"jsonrpc": "2.0", "id": request_id, "result": None}) if method == _FORGETTING else answer
+        if method == _TALK_03 and self._send:
+            sent = plain or sent_of(to_core_send_message_request(params))
+            return _result(request_id, answer_03(await self._send(sent, context)))
+        answered = await self._process_non_streaming_request(request_id, params, context)
+        return _result(request_id, None) if method == _FORGETTING else tidy(answered)
 
     async def _streamed(self, request_id: RequestId, request: Any, context: ServerCallContext) -> Response:
         handler = self.handler.request_handler
@@ -213,6 +241,10 @@ def _refusal(request_id: RequestId, error: A2AError, said: str) -> Response:
     log.warning("a2a request refused", code=document["error"]["code"], reason=document["error"]["message"])
     # 200 for every error: JSON-RPC clients look for the reason in the body, and some only below 300.
     return _json(document)
+
+
+def _result(request_id: RequestId, result: Any) -> Response:
+    return _json({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
 def _json(document: Any) -> Response:

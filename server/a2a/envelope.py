@@ -28,6 +28,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
+from starlette.requests import Request
 
 from server.a2a.cards import Version
 from server.a2a.enums import check_enums
@@ -45,10 +46,11 @@ _UNDERSCORED = re.compile(r"_([a-z])")
 _ODD = "it is not of the kind that the specification says"
 
 
-def said_version(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+def said_version(request: Request) -> str:
     """Return the version that a request says it speaks: its header, else its query; empty if neither says."""
-    in_query = next((value for name, value in query.items() if name.lower() == "a2a-version"), "")
-    return headers.get("a2a-version", "").strip() or in_query.strip()
+    if in_header := request.headers.get("a2a-version", "").strip():
+        return in_header
+    return next((said for name, said in request.query_params.items() if name.lower() == "a2a-version"), "").strip()
 
 
 def version_of(said: str) -> Version:

@@ -24,7 +24,8 @@ from a2a.utils.errors import (
     UnsupportedOperationError,
 )
 from a2a.utils.proto_utils import validate_proto_required_fields
-from a2a.utils.task import apply_history_length, validate_history_length
+from a2a.utils.task import apply_history_length
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from graph.flow import Flow
 from graph.store.calls import OpenedTurn, OpenTurn
@@ -34,9 +35,11 @@ from server.a2a.errors import translated, translating
 from server.a2a.incoming import deadline_in, given_inputs, read_message
 from server.a2a.push import CallPushConfigs, version_of
 from server.a2a.push_guard import PushGuard
-from server.a2a.runs import Run, as_task, bare_message, read_task_id, status_of, task_id
+from server.a2a.runs import Run, as_task, bare_message, read_task_id, status_of, task_id, task_of
+from server.a2a.sending import sent_of
 from server.a2a.tasks import CallTasks
 from server.a2a.telling import Teller
+from server.a2a.wording import Json, typed, whole
 from server.deadlines import Wait, each_in_time
 from server.following import follow_turn
 from server.turn import Begun, Started, Taken, TurnRequest
@@ -83,41 +86,51 @@ class FlowHandler(DefaultRequestHandlerV2):
         self._tenant = tenant
         self._push_configs = push_configs
 
-    @validate_request_params
     async def on_message_send(
         self, params: pb.SendMessageRequest, context: ServerCallContext
     ) -> pb.Message | pb.Task:
-        """Take a turn, and answer with its task: after it, or as soon as it has begun if the client asks for that."""
-        with translated():
-            wait = Wait(deadline_in(params), Timing())
-            answer = await self._turns.in_time(wait, self._sent(params, context, wait))
-        return apply_history_length(answer, params.configuration) if isinstance(answer, pb.Task) else answer
+        """Do as `send`, for the sdk."""
+        return _event(await self.send(sent_of(params), context))
 
-    async def _sent(
-        self, params: pb.SendMessageRequest, context: ServerCallContext, wait: Wait
-    ) -> pb.Message | pb.Task:
-        request, begun = await self._read(params, context, wait)
-        if params.configuration.return_immediately:
+    async def send(self, sent: Json, context: ServerCallContext) -> Json:
+        """Take a turn, and answer with its task: after it, or as soon as it has begun if the client asks for that.
+
+        Args:
+            sent: the `SendMessageRequest`, as 1.0 writes it in JSON.
+            context: of the request.
+
+        Returns:
+            The `SendMessageResponse`, likewise: a `task` or a `message`.
+
+        Raises:
+            A2AError: if the message is not answered.
+        """
+        with translated():
+            wait = Wait(deadline_in(sent), Timing())
+            answer = await self._turns.in_time(wait, self._sent(sent, context, wait))
+        return _shortened(answer, sent)
+
+    async def _sent(self, sent: Json, context: ServerCallContext, wait: Wait) -> Json:
+        request, begun = await self._read(sent, context, wait)
+        if sent.get("configuration", {}).get("returnImmediately"):
             return await self._answer_at_once(request, begun)
         return await self._answer(await self._turns.take(request, wants_trail=True, once_begun=begun))
 
-    @validate_request_params
     async def on_message_send_stream(
         self, params: pb.SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event, None]:
         """Start a turn that goes on without the client too, and stream what happens in it: its task first."""
+        sent = sent_of(params)
         with translated():
-            wait = Wait(deadline_in(params), Timing())
-            begun = await self._turns.in_time(wait, self._stream_begun(params, context, wait))
+            wait = Wait(deadline_in(sent), Timing())
+            begun = await self._turns.in_time(wait, self._stream_begun(sent, context, wait))
             async with aclosing(each_in_time(wait, self._streamed(begun, params.configuration))) as events:
                 async for event in events:
                     yield event
 
-    async def _stream_begun(
-        self, params: pb.SendMessageRequest, context: ServerCallContext, wait: Wait
-    ) -> StoredTask | Started | Taken:
+    async def _stream_begun(self, sent: Json, context: ServerCallContext, wait: Wait) -> StoredTask | Started | Taken:
         """Begin a turn, or find the task that is at work on the same message."""
-        request, begun = await self._read(params, context, wait)
+        request, begun = await self._read(sent, context, wait)
         return await self._answered_now(request) or await self._turns.start(request, once_begun=begun)
 
     async def _streamed(
@@ -130,7 +143,7 @@ class FlowHandler(DefaultRequestHandlerV2):
                     yield update
             return
         if isinstance(started, Taken):
-            answer = await self._answer(started)
+            answer = _event(await self._answer(started))
             yield apply_history_length(answer, configuration) if isinstance(answer, pb.Task) else answer
             return
         run = await self._run_at_start(started)
@@ -204,40 +217,40 @@ class FlowHandler(DefaultRequestHandlerV2):
                 raise TaskNotCancelableError
             await self._turns.cancel(name.call, name.run)
             run = await self._tasks.run(params.id)
-            if run is None or status_of(run).state != pb.TASK_STATE_CANCELED:
+            if run is None or status_of(run)["state"] != "TASK_STATE_CANCELED":
                 raise TaskNotCancelableError("the task ended before it could be canceled")
             return as_task(run, await self._tasks.routes_of(run))
 
-    async def _read(
-        self, params: pb.SendMessageRequest, context: ServerCallContext, wait: Wait
-    ) -> tuple[TurnRequest, Begun | None]:
+    async def _read(self, sent: Json, context: ServerCallContext, wait: Wait) -> tuple[TurnRequest, Begun | None]:
         """Read the message, and find the task that it continues: whether it can be, the turn will tell."""
-        validate_history_length(params.configuration)
+        message, configuration = sent["message"], sent.get("configuration", {})
+        if configuration.get("historyLength", 0) < 0:
+            raise InvalidParamsError("history length must be non-negative")
         if context.tenant and context.tenant != self._tenant:
             raise InvalidParamsError(f"there is no tenant {context.tenant!r} here; leave it out")
-        message = params.message
-        run = await self._tasks.run(message.task_id) if message.task_id else None
-        if message.task_id and run is None:
-            raise TaskNotFoundError(f"task not found: {message.task_id!r}; it never began, or its call has expired")
-        if run and message.context_id and message.context_id != run.call:
+        task = message.get("taskId")
+        run = await self._tasks.run(task) if task else None
+        if task and run is None:
+            raise TaskNotFoundError(f"task not found: {task!r}; it never began, or its call has expired")
+        if run and (message.get("contextId") or run.call) != run.call:
             raise InvalidParamsError("the message's context is not that of its task; leave out contextId")
         request = read_message(
-            params,
+            sent,
             call=run.call if run else None,
             run=run.number if run else None,
-            idempotency_key=_idempotency_key(context) if run is None and not message.context_id else None,
+            idempotency_key=_idempotency_key(context) if run is None and not message.get("contextId") else None,
         )
         inputs = given_inputs(request, self._flow)
         request = replace(request, flow=self._flow.flow, context=inputs, deadline=wait.deadline, timing=wait.timing)
-        return request, await self._once_begun(params, context, request)
+        return request, await self._once_begun(configuration, context, request)
 
     async def _once_begun(
-        self, params: pb.SendMessageRequest, context: ServerCallContext, request: TurnRequest
+        self, configuration: Json, context: ServerCallContext, request: TurnRequest
     ) -> Begun | None:
         """Check the notification configuration that came with the message; it is kept once the turn has begun."""
-        if not params.configuration.HasField("task_push_notification_config"):
+        if "taskPushNotificationConfig" not in configuration:
             return None
-        config = params.configuration.task_push_notification_config
+        config = ParseDict(configuration["taskPushNotificationConfig"], pb.TaskPushNotificationConfig())
         await self._reject_unsafe_push_url(config.url)
 
         async def keep(turn: OpenTurn, run: int) -> None:
@@ -248,7 +261,7 @@ class FlowHandler(DefaultRequestHandlerV2):
 
         return keep
 
-    async def _answer(self, taken: Taken) -> pb.Message | pb.Task:
+    async def _answer(self, taken: Taken) -> Json:
         run: Run | None = _run_of(taken)
         if run and taken.before:  # since when the task may have moved on, or another turn be at work in it
             run = await self._tasks.run(run.task_id)
@@ -257,15 +270,17 @@ class FlowHandler(DefaultRequestHandlerV2):
                 "the context belongs to a call of another flow, or to one that has ended; name another"
             )
         message = bare_message(run) if self._flow.restarts else None
-        return message or as_task(run, taken.routes or await self._tasks.routes_of(run))
+        if message:
+            return {"message": message}
+        return {"task": task_of(run, taken.routes or await self._tasks.routes_of(run))}
 
-    async def _answer_at_once(self, request: TurnRequest, begun: Begun | None) -> pb.Message | pb.Task:
+    async def _answer_at_once(self, request: TurnRequest, begun: Begun | None) -> Json:
         if copied := await self._answered_now(request):
-            return copied.task
+            return {"task": whole(MessageToDict(copied.task))}
         started = await self._turns.start(request, once_begun=begun)
         if isinstance(started, Taken):
             return await self._answer(started)
-        return as_task(await self._run_at_start(started), started.routes)
+        return {"task": task_of(await self._run_at_start(started), started.routes)}
 
     async def _answered_now(self, request: TurnRequest) -> StoredTask | None:
         """Return the task that is at work on this very message, sent before; None if none is."""
@@ -315,6 +330,19 @@ def _run_of(taken: Taken) -> Run:
         [step for step in taken.steps if step.get("run", 1) == number],
         summary=summary if summary and summary.get("run", 1) == number else None,
     )
+
+
+def _event(answer: Json) -> pb.Message | pb.Task:
+    return typed(answer["task"], pb.Task) if "task" in answer else typed(answer["message"], pb.Message)
+
+
+def _shortened(answer: Json, sent: Json) -> Json:
+    """Return the answer with as much of its task's history as the client asks for."""
+    length, task = sent.get("configuration", {}).get("historyLength"), answer.get("task")
+    if length is None or not task or len(task.get("history", ())) <= length:
+        return answer
+    kept = {"history": task["history"][-length:]} if length else {}
+    return {"task": {name: value for name, value in task.items() if name != "history"} | kept}
 
 
 def _idempotency_key(context: ServerCallContext) -> str | None:

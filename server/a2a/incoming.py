@@ -6,14 +6,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import InvalidParamsError
-from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graph.flow import Flow
 from nodes.ports import Part
-from server.a2a.wording import plain, plain_parts
+from server.a2a.wording import Json, whole
 from server.deadlines import DeadlineMs
 from server.identifiers import MESSAGE_LENGTH, Id, Intent
 from server.problems import bad_input
@@ -23,6 +21,7 @@ Document = TypeVar("Document", bound=BaseModel)
 
 MOST_PARTS = 1_000
 _KEY_LENGTH = 24
+_CONTENTS = frozenset({"text", "raw", "url", "data"})
 
 
 class _Said(BaseModel):
@@ -53,13 +52,11 @@ class _ContextId(BaseModel):
     contextId: Id  # noqa: N815  (A2A's name, which the error repeats)
 
 
-def read_message(
-    params: pb.SendMessageRequest, *, call: str | None, run: int | None, idempotency_key: str | None = None
-) -> TurnRequest:
+def read_message(sent: Json, *, call: str | None, run: int | None, idempotency_key: str | None = None) -> TurnRequest:
     """Return the turn that a message asks for.
 
     Args:
-        params: the request.
+        sent: the request, as 1.0 writes it in JSON.
         call: the call of the task that the message continues, if it names one.
         run: the run that this task is.
         idempotency_key: what the client names a first message by, to be answered once.
@@ -67,10 +64,10 @@ def read_message(
     Raises:
         InvalidParamsError: if it cannot be understood.
     """
-    message = params.message
+    message = sent["message"]
     _check(message)
-    parts = plain_parts(message.parts)
-    of_request, of_message = plain(params.metadata), plain(message.metadata)
+    parts: list[Part] = [whole(part) for part in message["parts"]]
+    of_request, of_message = whole(sent.get("metadata", {})), whole(message.get("metadata", {}))
     metadata = {**of_request, **of_message}
     metadata.pop(DEADLINE, None)
     said, rest = _said(of_request, parts, of_message)
@@ -88,24 +85,24 @@ def read_message(
         language=said.language,
         metadata={
             **{key: value for key, value in metadata.items() if key not in _NAMES},
-            "messageId": message.message_id,
+            "messageId": message["messageId"],
         },
         parts=() if _is_plain(rest) else tuple(rest),
-        caller_message_id=message.message_id,
+        caller_message_id=message["messageId"],
         key=_key(message, metadata, idempotency_key),
         run=run,
         begins=begins,
     )
 
 
-def deadline_in(params: pb.SendMessageRequest) -> float | None:
+def deadline_in(sent: Json) -> float | None:
     """Return the seconds within which a client wants its answer, as its metadata says; None for any time.
 
     Raises:
         InvalidParamsError: if that cannot be understood.
     """
-    metadata = {**plain(params.metadata), **plain(params.message.metadata)}
-    wanted = _validated(_Wanted, {DEADLINE: metadata.get(DEADLINE)}).deadline_ms
+    said = {**sent.get("metadata", {}), **sent["message"].get("metadata", {})}.get(DEADLINE)
+    wanted = None if said is None else _validated(_Wanted, {DEADLINE: whole(said)}).deadline_ms
     return None if wanted is None else wanted / 1000
 
 
@@ -120,12 +117,12 @@ def given_inputs(request: TurnRequest, flow: Flow) -> dict[str, Any]:
     return {name: given[name] for name in flow.inputs if name in given}
 
 
-def _check(message: pb.Message) -> None:
-    if message.role == pb.ROLE_AGENT:
+def _check(message: Json) -> None:
+    if message["role"] == "ROLE_AGENT":
         raise InvalidParamsError("the message has the role of an agent; send it as ROLE_USER")
-    if len(message.parts) > MOST_PARTS:
-        raise InvalidParamsError(f"the message has {len(message.parts):,} parts; send at most {MOST_PARTS:,}")
-    if any(part.WhichOneof("content") is None for part in message.parts):
+    if len(message["parts"]) > MOST_PARTS:
+        raise InvalidParamsError(f"the message has {len(message['parts']):,} parts; send at most {MOST_PARTS:,}")
+    if any(part.keys().isdisjoint(_CONTENTS) for part in message["parts"]):
         raise InvalidParamsError("a part of the message has no content; send text, raw, url or data")
 
 
@@ -152,9 +149,11 @@ def _names_in(said: Mapping[str, Any]) -> dict[str, Any]:
     return {key: said[key] for key in _NAMES & said.keys()}
 
 
-def _call_of(message: pb.Message, said: _Said, call: str | None) -> str | None:
+def _call_of(message: Json, said: _Said, call: str | None) -> str | None:
     """Return the call: the task's, the context, or what the client calls it; None if it says nothing of it."""
-    context = _validated(_ContextId, {"contextId": message.context_id}).contextId if message.context_id else None
+    context: str | None = message.get("contextId") or None
+    if context:
+        _validated(_ContextId, {"contextId": context})
     for name in (call, context):
         if name and said.call_identify_id and said.call_identify_id != name:
             raise InvalidParamsError("call_identify_id and the message's context differ; the context is the call")
@@ -165,12 +164,12 @@ def _call_named_by(idempotency_key: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"idempotency-key:{idempotency_key}"))
 
 
-def _key(message: pb.Message, metadata: Mapping[str, Any], idempotency_key: str | None) -> str:
+def _key(message: Json, metadata: Mapping[str, Any], idempotency_key: str | None) -> str:
     """Name the very message: by its id, or what the client names it by, and everything that is said with it."""
-    body = {**MessageToDict(message), "metadata": metadata}
+    body = {**message, "metadata": metadata}
     for name in ("messageId", "contextId", "taskId"):
         body.pop(name, None)
-    named = (idempotency_key or message.message_id, repr(_sorted(body)))
+    named = (idempotency_key or message["messageId"], repr(_sorted(body)))
     return hashlib.sha256("\x1f".join(named).encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_LENGTH]
 
 

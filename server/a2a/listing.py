@@ -83,7 +83,7 @@ class TaskPages:
 
 
 def _matches(run: Run, params: pb.ListTasksRequest) -> bool:
-    if params.status and status_of(run).state != params.status:
+    if params.status and pb.TaskState.Value(status_of(run)["state"]) != params.status:
         return False
     if params.HasField("status_timestamp_after"):
         return _nanoseconds(run) >= int(params.status_timestamp_after.ToNanoseconds())

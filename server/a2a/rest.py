@@ -95,7 +95,7 @@ def _checked_first(route: Route, prefix: str, max_body_bytes: int, stopping: asy
 
 
 def _check_version(request: Request) -> None:
-    if version_of(said_version(request.headers, request.query_params)) != "1.0":
+    if version_of(said_version(request)) != "1.0":
         raise VersionNotSupportedError("HTTP+JSON is spoken in version 1.0 only; send A2A-Version: 1.0")
 
 

@@ -1,4 +1,7 @@
-"""A task is a run of the flow: read from the call's steps and its open turn, never kept twice. Pure."""
+"""A task is a run of the flow: read from the call's steps and its open turn, never kept twice. Pure.
+
+Tasks are JSON-native, as A2A 1.0 writes them; what else they are written as is made of that.
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +19,11 @@ from nodes.ports import Part
 from nodes.state import Step
 from nodes.steps import response_text
 from nodes.telling import artifact_id
-from server.a2a.wording import artifact_of, message_of, struct_of, timestamp_of
+from server.a2a.wording import Json, artifact_of, message_of, metadata_of, timestamp_of, typed
 
 _TAG_LENGTH = 16
-_ENDED = {"canceled": pb.TASK_STATE_CANCELED, "failed": pb.TASK_STATE_FAILED}
-_OF_A_FAILED_AGENT = {"rejected": pb.TASK_STATE_REJECTED, "canceled": pb.TASK_STATE_CANCELED}
+_ENDED = {"canceled": "TASK_STATE_CANCELED", "failed": "TASK_STATE_FAILED"}
+_OF_A_FAILED_AGENT = {"rejected": "TASK_STATE_REJECTED", "canceled": "TASK_STATE_CANCELED"}
 _WAITING = ("input-required", "auth-required")
 _NOT_ANSWERED = "The last message was not answered; send it again."
 _A_PERSON_DECIDES = (
@@ -77,10 +80,10 @@ class Run:
     """The version of the flow that its call is on, as the store notes it."""
     parked: Sequence[str] = field(default=(), compare=False)
     """Its writes of which a person has to say what came of them, by the names by which they are settled."""
+    task_id: str = field(init=False, compare=False)
 
-    @property
-    def task_id(self) -> str:
-        return task_id(self.call, self.number, self.incarnation)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task_id", task_id(self.call, self.number, self.incarnation))
 
     @property
     def works(self) -> bool:
@@ -147,39 +150,42 @@ def _opened_in(grouped: Mapping[int, Sequence[Step]], restarts: bool) -> int | N
 
 
 def as_task(run: Run, routes: Routes) -> pb.Task:
+    """Return the run as a task of `a2a-sdk`."""
+    return typed(task_of(run, routes), pb.Task)
+
+
+def task_of(run: Run, routes: Routes) -> Json:
     """Return the run as a task, with its whole history and all its artifacts."""
     status = status_of(run)
-    history = [*_history(run)]
-    if status.HasField("message") and history and history[-1].message_id == status.message.message_id:
+    artifacts, history = [*_artifacts(run, routes)], [*_history(run)]
+    if "message" in status and history and history[-1]["messageId"] == status["message"]["messageId"]:
         history.pop()  # what the agent said last is the status; it joins the history when somebody answers
-    return pb.Task(
-        id=run.task_id,
-        context_id=run.call,
-        status=status,
-        artifacts=[*_artifacts(run, routes)],
-        history=history,
-        metadata=struct_of(place_of(run.steps[-1] if run.steps else None, routes) | parked_of(run)),
-    )
+    return {
+        "id": run.task_id,
+        "contextId": run.call,
+        "status": status,
+        **({"artifacts": artifacts} if artifacts else {}),
+        **({"history": history} if history else {}),
+        "metadata": metadata_of(place_of(run.steps[-1] if run.steps else None, routes) | parked_of(run)),
+    }
 
 
-def status_of(run: Run) -> pb.TaskStatus:
+def status_of(run: Run) -> Json:
     """Return where the run stands."""
     if run.works and run.opened is not None:
-        return pb.TaskStatus(state=pb.TASK_STATE_WORKING, timestamp=timestamp_of(_moment(run.opened.said["at"])))
+        return {"state": "TASK_STATE_WORKING", "timestamp": timestamp_of(_moment(run.opened.said["at"]))}
     if not run.steps:
         at = _moment(run.opened.said["at"]) if run.opened else datetime.now(UTC)
-        message = message_of(
-            pb.ROLE_AGENT,
-            f"{run.task_id}-unanswered",
-            [{"text": _NOT_ANSWERED}],
-            context_id=run.call,
-            task_id=run.task_id,
-        )
-        return pb.TaskStatus(state=pb.TASK_STATE_INPUT_REQUIRED, message=message, timestamp=timestamp_of(at))
+        said = [{"text": _NOT_ANSWERED}]
+        message = _message(run, "ROLE_AGENT", f"{run.task_id}-unanswered", said)
+        return {"state": "TASK_STATE_INPUT_REQUIRED", "message": message, "timestamp": timestamp_of(at)}
     last = run.steps[-1]
-    return pb.TaskStatus(
-        state=_state_after(last), message=agent_message(run, last), timestamp=timestamp_of(_end_of(last))
-    )
+    answered = agent_message(run, last)
+    return {
+        "state": _state_after(last),
+        **({"message": answered} if answered else {}),
+        "timestamp": timestamp_of(_end_of(last)),
+    }
 
 
 def updated_at(run: Run) -> datetime:
@@ -189,7 +195,7 @@ def updated_at(run: Run) -> datetime:
     return _end_of(run.steps[-1])
 
 
-def agent_message(run: Run, step: Step) -> pb.Message | None:
+def agent_message(run: Run, step: Step) -> Json | None:
     """Return what the agent said in the step, or what went wrong; None if it said nothing.
 
     Where the run goes on, the caller has to be told something: without a message, the text of its artifacts.
@@ -206,7 +212,7 @@ def agent_message(run: Run, step: Step) -> pb.Message | None:
     if not parts:
         return None
     return message_of(
-        pb.ROLE_AGENT,
+        "ROLE_AGENT",
         f"{step['message_id']}-answer",
         parts,
         context_id=run.call,
@@ -229,7 +235,7 @@ def _waits_for_a_person(run: Run, step: Step) -> str | None:
     return _A_PERSON_DECIDES.format(agent=agent, parked=", ".join(run.parked))
 
 
-def artifacts_of(step: Step) -> list[pb.Artifact]:
+def artifacts_of(step: Step) -> list[Json]:
     """Return the artifacts of the step's answer: the agent's own, or its message as one where that is the result."""
     response = step["response_data"]
     artifacts, said = unfold(response, step.get("layout"))
@@ -241,13 +247,13 @@ def artifacts_of(step: Step) -> list[pb.Artifact]:
     ]
 
 
-def summary_artifact(summary: Mapping[str, Any]) -> pb.Artifact:
+def summary_artifact(summary: Mapping[str, Any]) -> Json:
     """Return the summary of a completed call, without the audit trail, as its last artifact."""
     kept = {key: value for key, value in summary.items() if key != "steps"}
     return artifact_of({"artifactId": "summary", "name": "session_summary", "parts": [{"data": kept}]})
 
 
-def bare_message(run: Run) -> pb.Message | None:
+def bare_message(run: Run) -> Json | None:
     """Return the agent's message where the whole run was just that; None where there is a task to speak of."""
     if len(run.steps) != 1 or run.steps[0].get("ended") != "completed":
         return None
@@ -256,7 +262,7 @@ def bare_message(run: Run) -> pb.Message | None:
         return None
     message = agent_message(run, step)
     if message is not None:
-        message.ClearField("task_id")
+        del message["taskId"]
     return message
 
 
@@ -264,22 +270,22 @@ def _is_over(step: Step) -> bool:
     return bool(step.get("ended") or step["is_complete"])
 
 
-def _state_after(step: Step) -> pb.TaskState:
+def _state_after(step: Step) -> str:
     told = step["response_data"].get("task_state")
     if step.get("ended") == "completed" or step["is_complete"]:
-        return pb.TASK_STATE_COMPLETED
+        return "TASK_STATE_COMPLETED"
     if step.get("ended") == "failed" and told in _OF_A_FAILED_AGENT:
         return _OF_A_FAILED_AGENT[told]
     if step.get("ended"):
         return _ENDED[step["ended"]]
-    return pb.TASK_STATE_AUTH_REQUIRED if told == "auth-required" else pb.TASK_STATE_INPUT_REQUIRED
+    return "TASK_STATE_AUTH_REQUIRED" if told == "auth-required" else "TASK_STATE_INPUT_REQUIRED"
 
 
-def _history(run: Run) -> Iterator[pb.Message]:
+def _history(run: Run) -> Iterator[Json]:
     for step in run.steps:
         said = step.get("parts") or ([{"text": step["input_message"]}] if step["input_message"] else [])
         if said:
-            yield _from_caller(run, step.get("caller_message_id") or f"{step['message_id']}-caller", said)
+            yield _message(run, "ROLE_USER", step.get("caller_message_id") or f"{step['message_id']}-caller", said)
         answered = agent_message(run, step)
         if answered is not None:
             yield answered
@@ -287,27 +293,26 @@ def _history(run: Run) -> Iterator[pb.Message]:
         yield from _open_message(run, run.opened.said)
 
 
-def _open_message(run: Run, said: Mapping[str, Any]) -> Iterator[pb.Message]:
+def _open_message(run: Run, said: Mapping[str, Any]) -> Iterator[Json]:
     text = said.get("input_message")
     parts = said.get("parts") or ([{"text": text}] if text else [])
     if parts:
-        yield _from_caller(run, said.get("caller_message_id") or f"{run.task_id}-caller", parts)
+        yield _message(run, "ROLE_USER", said.get("caller_message_id") or f"{run.task_id}-caller", parts)
 
 
-def _from_caller(run: Run, message_id: str, parts: Sequence[Part]) -> pb.Message:
-    return message_of(pb.ROLE_USER, message_id, parts, context_id=run.call, task_id=run.task_id)
+def _message(run: Run, role: str, message_id: str, parts: Sequence[Part]) -> Json:
+    return message_of(role, message_id, parts, context_id=run.call, task_id=run.task_id)
 
 
-def _artifacts(run: Run, routes: Routes) -> Iterator[pb.Artifact]:
+def _artifacts(run: Run, routes: Routes) -> Iterator[Json]:
     for step in run.steps:
         yield from artifacts_of(step)
-    streamed: dict[str, pb.Artifact] = {}
+    streamed: dict[str, Json] = {}
     for event in run.chunks:
         piece = artifact_of(event["artifact"])
-        if event["append"] and piece.artifact_id in streamed:
-            streamed[piece.artifact_id].parts.extend(piece.parts)
-        else:
-            streamed[piece.artifact_id] = piece
+        if event["append"] and (begun := streamed.get(piece["artifactId"])):
+            piece = begun | ({"parts": [*begun.get("parts", ()), *piece["parts"]]} if "parts" in piece else {})
+        streamed[piece["artifactId"]] = piece
     yield from streamed.values()
     if run.summary and not routes.flow.restarts:
         yield summary_artifact(run.summary)

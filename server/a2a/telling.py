@@ -12,7 +12,7 @@ from graph.routing import Routes
 from graph.store.events import Published
 from nodes.state import Step
 from server.a2a.runs import Run, artifacts_of, parked_of, place_of, status_of, summary_artifact
-from server.a2a.wording import artifact_of, message_of, struct_of, timestamp_of
+from server.a2a.wording import Json, artifact_of, message_of, metadata_of, timestamp_of, typed
 
 Update = pb.TaskStatusUpdateEvent | pb.TaskArtifactUpdateEvent
 
@@ -142,29 +142,22 @@ class Teller:
         if step == self._working[0] and parts in (None, self._working[1]):
             return
         self._working = step, parts
-        said = f"{event['step']}-{published.position}"
-        message = parts and message_of(
-            pb.ROLE_AGENT, said, parts, context_id=self._run.call, task_id=self._run.task_id
-        )
         at = datetime.fromtimestamp(int(published.position.partition("-")[0]) / 1000, UTC)
-        status = pb.TaskStatus(state=pb.TASK_STATE_WORKING, message=message or None, timestamp=timestamp_of(at))
+        status: Json = {"state": "TASK_STATE_WORKING", "timestamp": timestamp_of(at)}
+        if parts:
+            said, run = f"{event['step']}-{published.position}", self._run
+            status["message"] = message_of("ROLE_AGENT", said, parts, context_id=run.call, task_id=run.task_id)
         yield self._status(status, _where(event, event["step"]))
 
     def _chunk(self, event: Mapping[str, Any]) -> Update:
         self._note_chunk(event)
-        return pb.TaskArtifactUpdateEvent(
-            task_id=self._run.task_id,
-            context_id=self._run.call,
-            artifact=artifact_of(event["artifact"]),
-            append=event["append"],
-            last_chunk=event["last_chunk"],
-        )
+        return self._artifact(artifact_of(event["artifact"]), append=event["append"], last=event["last_chunk"])
 
     def _told_step(self, step: Step, *, but: Collection[str]) -> Iterator[Update]:
         """Tell the answer's artifacts, those aside that were streamed as a whole."""
         self._step, self.last, self.settled = step, step["number"], False
         for artifact in artifacts_of(step):
-            if artifact.artifact_id not in but:
+            if artifact["artifactId"] not in but:
                 yield self._whole(artifact)
 
     def _end(self, run: Run) -> Iterator[Update]:
@@ -178,15 +171,19 @@ class Teller:
         where = _where(last, last["number"]) if last else {}
         yield self._status(status_of(run), where | place_of(last, self._routes) | parked_of(run))
 
-    def _whole(self, artifact: pb.Artifact) -> Update:
-        return pb.TaskArtifactUpdateEvent(
-            task_id=self._run.task_id, context_id=self._run.call, artifact=artifact, last_chunk=True
-        )
+    def _whole(self, artifact: Json) -> Update:
+        return self._artifact(artifact, append=False, last=True)
 
-    def _status(self, status: pb.TaskStatus, where: Mapping[str, Any]) -> Update:
-        return pb.TaskStatusUpdateEvent(
-            task_id=self._run.task_id, context_id=self._run.call, status=status, metadata=struct_of(where)
-        )
+    def _artifact(self, artifact: Json, *, append: bool, last: bool) -> Update:
+        told = {**self._named(), "artifact": artifact, "append": append, "lastChunk": last}
+        return typed(told, pb.TaskArtifactUpdateEvent)
+
+    def _status(self, status: Json, where: Json) -> Update:
+        told = {**self._named(), "status": status, **({"metadata": metadata_of(where)} if where else {})}
+        return typed(told, pb.TaskStatusUpdateEvent)
+
+    def _named(self) -> Json:
+        return {"taskId": self._run.task_id, "contextId": self._run.call}
 
 
 def _where(told: Mapping[str, Any], step: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`/a2a/{flow}` for every flow, and `/` for the default one: a flow as an A2A agent, with its cards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -22,6 +22,10 @@ _NO_ADDRESS = "http://localhost"
 """Stands for the service's address where only a card's capabilities are asked after."""
 _INNER = "flow.route"
 """Where a request's scope says which of the default flow's routes it goes to."""
+_TASKS = "/rest/tasks/"
+"""Where paths with names in them begin; all others at the root are looked up as they are."""
+_NAMED = "/a2a/"
+"""Where the paths of flows that are called by name begin."""
 _MOST_KEPT = 200
 
 
@@ -37,7 +41,8 @@ class _Endpoint:
 
     flow: Flow
     named: Router
-    at_root: Sequence[Route]
+    at_root: Mapping[str, Sequence[Route]]
+    """The routes at the root, by their path; those of tasks, whose paths have names in them, by `_TASKS`."""
 
 
 class _Endpoints:
@@ -57,7 +62,7 @@ class _Endpoints:
 
     def _of(self, flow: Flow) -> _Endpoint:
         made = self._made.get(flow.flow)
-        if made is None or made.flow.digest != flow.digest:
+        if made is None or (made.flow is not flow and made.flow.digest != flow.digest):
             if len(self._made) >= _MOST_KEPT:
                 self._made.clear()
             made = self._made[flow.flow] = self._make(flow)
@@ -84,12 +89,29 @@ class _Endpoints:
 
         def below(path: str) -> list[Route]:
             return endpoint_routes(
-                handler, cards, path=path, max_body_bytes=settings.max_body_bytes, stopping=runtime.stopping
+                handler,
+                cards,
+                path=path,
+                max_body_bytes=settings.max_body_bytes,
+                stopping=runtime.stopping,
+                send=handler.send,
             )
 
         # Clients that take the flow's address for a page, not a folder, look for the card beside it.
-        at_root = [*below(""), *card_routes(cards, "/a2a")]
+        at_root = _by_path([*below(""), *card_routes(cards, "/a2a")])
         return _Endpoint(flow, Router(below(f"/a2a/{flow.flow}"), redirect_slashes=False), at_root)
+
+
+def _by_path(routes: Sequence[Route]) -> Mapping[str, Sequence[Route]]:
+    found: dict[str, list[Route]] = {}
+    for route in routes:
+        found.setdefault(_TASKS if route.path.startswith(_TASKS) else route.path, []).append(route)
+    return found
+
+
+def _path_of(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class _Default(BaseRoute):
@@ -102,7 +124,8 @@ class _Default(BaseRoute):
         if scope["type"] != "http":
             return Match.NONE, {}
         partial: tuple[Match, Scope] = Match.NONE, {}
-        for route in self._endpoints.default().at_root:
+        path = _path_of(scope)
+        for route in self._endpoints.default().at_root.get(_TASKS if path.startswith(_TASKS) else path, ()):
             match, found = route.matches(scope)
             if match == Match.FULL:
                 return match, {**found, _INNER: route}
@@ -121,6 +144,11 @@ class _Named(Route):
         super().__init__(path, _unreachable)
         self.methods = None
         self._endpoints = endpoints
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or not _path_of(scope).startswith(_NAMED):
+            return Match.NONE, {}
+        return super().matches(scope)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the flow's routes answer; raises `FlowNotFound` if there is no flow of that name."""

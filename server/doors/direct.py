@@ -1,6 +1,7 @@
 """Routes whose handler takes the request, the whole request and nothing but the request."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
@@ -10,7 +11,7 @@ from starlette.responses import Response
 class Direct(APIRoute):
     """A route without FastAPI's search for what else its handler may want: that costs as much as reading the body."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler as it was written."""
-        handler: Callable[[Request], Awaitable[Response]] = self.endpoint
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
         return handler

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from httpx_aiohttp import AiohttpTransport
 
-from nodes.remote.caller import open_client
 from tests.chaos.ledger import Books
 from tests.chaos.processes import Kind, Nursery, Replica, Store, agents, nursery
 from tests.chaos.proxy import Choose, Cut, Cutting, Proxy, proxy
@@ -97,7 +97,7 @@ async def open_world(
         for replica in replicas:
             stack.push_async_callback(replica.kill)
             await replica.start()
-        http = await stack.enter_async_context(open_client())
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=AiohttpTransport(), timeout=None))
         yield World(store, replicas, proxies, at, books, http, choices)
 
 
