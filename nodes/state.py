@@ -6,7 +6,7 @@ What stages that run at once may both write has a reducer; what only one stage a
 
 import operator
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, get_args, get_type_hints
 
 from langgraph.channels import EphemeralValue
 from typing_extensions import TypedDict
@@ -305,6 +305,16 @@ TURN_KEYS = (
 """The per-turn channels that a node running before the stage must pass on."""
 CARRIED = ("input_message", "metadata", "parts", "parts_told", "caller_message_id")
 """Those that the next stage of the same turn still has to know."""
+
+
+def _is_of_a_turn(hint: Any) -> bool:
+    return any(one is EphemeralValue or isinstance(one, EphemeralValue) for one in get_args(hint)[1:])
+
+
+LASTING = frozenset(
+    name for name, hint in get_type_hints(CallState, include_extras=True).items() if not _is_of_a_turn(hint)
+)
+"""What a call remembers from turn to turn."""
 
 
 def said(state: CallState) -> str:

@@ -45,7 +45,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with nullcontext(runtime) if runtime else open_runtime(settings) as opened:
             app.state.runtime = opened
-            # Asked first, as the other doors are many; but Studio, which opens no runtime, has a door of its own there.
+            # Asked first, as the other doors are many; but Studio, which opens none, has a door of its own there.
             at = 0 if runtime else len(app.router.routes)
             app.router.routes[at:at] = a2a.routes(opened)
             yield

@@ -79,16 +79,18 @@ class held:  # noqa: N801  (used as a context, like the functions of contextlib)
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop renewing, and give the lease back."""
-        cut_off = self._resumes and isinstance(error, asyncio.CancelledError | StoreUnavailable)
+        ended_by, cut_off = error, self._resumes and isinstance(error, asyncio.CancelledError | StoreUnavailable)
         try:
-            await self._stopped()
-            if isinstance(error, asyncio.CancelledError) and self._lost is not None and self._task is not None:
+            try:
+                await self._stopped()
+            except asyncio.CancelledError as cancelled:
+                ended_by, cut_off = cancelled, self._resumes
+            if isinstance(ended_by, asyncio.CancelledError) and self._lost is not None and self._task is not None:
                 self._task.uncancel()
                 cut_off = False
-                raise self._lost from error
-        except asyncio.CancelledError:
-            cut_off = self._resumes
-            raise
+                raise self._lost from ended_by
+            if ended_by is not None and ended_by is not error:
+                raise ended_by
         finally:
             if not self._turn.closed:
                 await give_back(self._calls, self._turn, open_still=cut_off)

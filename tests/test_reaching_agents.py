@@ -351,14 +351,17 @@ def test_a_refused_connection_is_unreachable(open_caller: OpenCaller) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://no.such.host.invalid", "http://a b/"])
+@pytest.mark.parametrize(
+    "url", ["http://no.such.host.invalid", "http://a b/", "ftp://127.0.0.1", "grpc://[::1]:1", "http://a..b/"]
+)
 def test_an_address_that_leads_nowhere_is_unreachable(open_caller: OpenCaller, url: str) -> None:
     async def story() -> Reply:
         async with open_caller() as caller:
             return await caller.call(_request(url))
 
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable) as caught:
         asyncio.run(story())
+    assert caught.value.acted is False
 
 
 @pytest.mark.parametrize(("code", "told"), [(-32603, "internal error of the agent"), (-32000, "an error of its own")])
@@ -579,6 +582,12 @@ def test_a_redirect_on_the_same_host_is_followed(open_caller: OpenCaller, locati
     assert isinstance(reply, Reply)
     assert [sent.target for sent in agent.messages] == ["/", "/moved?x=1"]
     assert agent.messages[0].body == agent.messages[1].body
+
+
+def test_a_redirect_need_not_be_ascii(open_caller: OpenCaller) -> None:
+    reply, agent = _meet(open_caller, in_turn(_moved_to("/mäh"), says("here I am")))
+    assert isinstance(reply, Reply)
+    assert [sent.target for sent in agent.messages] == ["/", "/m%C3%A4h"]
 
 
 def test_a_second_redirect_is_not_followed(open_caller: OpenCaller) -> None:

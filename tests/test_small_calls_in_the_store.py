@@ -10,8 +10,10 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as Client
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as TimedOut
 
 from graph.audit import start_of, verify
+from graph.store.errors import Busy
 from graph.store.link import Link
 from graph.store.packing import CHECKPOINTS, STEPS, Packing
 from tests.desk import FIVE_TURNS, Desk, Place, keys, thread
@@ -159,6 +161,46 @@ def test_who_is_cancelled_while_it_waits_is_never_asked_for(core: Place) -> None
     asyncio.run(story())
 
 
+def test_what_is_asked_after_a_cancelled_question_comes_after_it(core: Place) -> None:
+    async def story() -> list[str]:
+        async with core.desk() as desk:
+            calls, busy = desk.store.calls, []
+            for number in range(30):
+                others = [
+                    asyncio.create_task(calls.begin(f"t__o{number}x{one}", said={"input_message": "x" * 4_000}))
+                    for one in range(40)
+                ]
+                beginning = asyncio.create_task(calls.begin(f"t__c{number}"))
+                for _ in range(number % 6):
+                    await asyncio.sleep(0)
+                beginning.cancel()
+                await asyncio.gather(beginning, return_exceptions=True)
+                for turn in await asyncio.gather(*others):
+                    await calls.abandon(turn)
+                try:
+                    await calls.abandon(await calls.begin(f"t__c{number}"))
+                except Busy:
+                    busy.append(f"t__c{number}")
+            return busy
+
+    assert asyncio.run(story()) == []
+
+
+def test_each_answer_has_the_time_that_all_had_together(core: Place) -> None:
+    async def story() -> None:
+        pool = BlockingConnectionPool.from_url(core.url or "", socket_timeout=1.0)
+        async with Client.from_pool(pool) as client:
+            link = Link(client)
+            told = await asyncio.gather(*(link.ask([["BLPOP", "nothing", "0.6"], ["ECHO", one]]) for one in "abc"))
+            assert told == [[None, b"a"], [None, b"b"], [None, b"c"]]
+            with pytest.raises(TimedOut):
+                await link.ask([["BLPOP", "nothing", "3"]])
+            assert await link.ask([["ECHO", "d"]]) == [b"d"]
+            await link.aclose()
+
+    asyncio.run(story())
+
+
 def test_who_still_asks_when_it_is_closed_is_told_so(core: Place) -> None:
     async def story() -> None:
         async with Client.from_pool(BlockingConnectionPool.from_url(core.url or "")) as client:
@@ -171,5 +213,7 @@ def test_who_still_asks_when_it_is_closed_is_told_so(core: Place) -> None:
                 await link.aclose()
                 told = await asyncio.gather(*asking, return_exceptions=True)
             assert {type(answer) for answer in told} == {ConnectionLost}
+            with pytest.raises(ConnectionLost):
+                await link.ask([["ECHO", "late"]])
 
     asyncio.run(story())

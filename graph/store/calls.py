@@ -18,7 +18,7 @@ from graph import audit
 from graph.store.effects import Change, Record
 from graph.store.errors import StoreError, StoreUnavailable
 from graph.store.events import START
-from nodes.state import Step
+from nodes.state import LASTING, Step
 from nodes.timing import Timing
 
 _LONGEST_SAVE = 30.0
@@ -158,10 +158,15 @@ class OpenTurn:
         return self.state.get("step_count", 0), self.steps[-1]["number"] if self.steps else 0
 
     def basis(self, saver: BaseCheckpointSaver[Any]) -> CheckpointTuple | None:
-        """Return the checkpoint that the run goes on from. That of a new call has nothing in it, but it is there:
-        only a run that goes on may enter the graph anywhere (`graph.entering`)."""
-        if self.loaded is not None or not self.one_save:
+        """Return the checkpoint that the run goes on from (`graph.entering`): with what the call remembers, and
+        nothing of how its last run ended, which START would have cleared. That of a new call has nothing in it, but
+        it is there: only a run that goes on may enter the graph anywhere."""
+        if not self.one_save:
             return self.loaded
+        if self.loaded is not None:
+            known = self.loaded.checkpoint["channel_values"]
+            remembered = {name: value for name, value in known.items() if name in LASTING}
+            return self.loaded._replace(checkpoint={**self.loaded.checkpoint, "channel_values": remembered})
         version = saver.get_next_version(None, None)
         checkpoint: Checkpoint = {**empty_checkpoint(), "channel_versions": {START_CHANNEL: version}}
         config: RunnableConfig = {"configurable": {"thread_id": self.thread, "checkpoint_ns": ""}}

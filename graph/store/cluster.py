@@ -28,7 +28,7 @@ from redis.exceptions import TimeoutError as TimedOut
 from redis.typing import ScriptTextT
 
 from graph.store.asking import Server
-from graph.store.link import Link
+from graph.store.link import Link, Pipelines
 
 Address = tuple[str, int]
 Owners = list[Address | None]
@@ -246,6 +246,11 @@ class ClusterPipeline(Pipeline):
 def server_of(client: Redis) -> Server:
     """Return what runs the scripts of turns where a client leads to."""
     return client if isinstance(client, Cluster) else Link(client)
+
+
+def bulk_server_of(client: Redis) -> Server:
+    """Return what runs scripts there that have much to answer."""
+    return client if isinstance(client, Cluster) else Pipelines(client)
 
 
 async def owners_in(node: Redis) -> Owners:

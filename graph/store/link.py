@@ -18,12 +18,13 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as TimedOut
 
 from graph.store.asking import Argument
 from graph.store.ending import ended
 
 _LANES = 4
-_CLOSED = "the connection was closed"
+_CLOSED, _TOO_LATE = "the connection was closed", "the server did not answer in time"
 _packed: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # it takes any number
 
 
@@ -34,13 +35,24 @@ class _Waiting:
     packed: bytes
     count: int
     answers: "asyncio.Future[list[Any]]"
+    is_taken: bool = False
+    """Whether a lane has it."""
+    over: "asyncio.Future[None] | None" = None
+    """Is done once the lane has done with it, for one who was cancelled meanwhile."""
+
+    def ends(self) -> None:
+        """Note that the lane has done with it."""
+        self.is_taken = False
+        if self.over is not None and not self.over.done():
+            self.over.set_result(None)
 
 
 class Link:
     """Asks one server.
 
-    Whoever is cancelled before that is sent is never asked for; after it the answers are read and dropped, so that no
-    connection has one that nobody has read.
+    Whoever is cancelled before that is sent is never asked for; after it they wait until the answers were read and
+    dropped: so no connection has one that nobody has read, and what they ask for next, over another lane perhaps,
+    cannot overtake what they asked for before.
 
     Args:
         client: whose server, user, time limit and ways to try again it has.
@@ -53,6 +65,7 @@ class Link:
         self._idle: list[_Lane] = []
         self._at_work = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def ask(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Run commands in one round trip; what the server refuses is returned in its place.
@@ -62,6 +75,8 @@ class Link:
             OSError: likewise.
             TimeoutError: likewise.
         """
+        if self._closed:
+            raise ConnectionLost(_CLOSED)
         packed = b"".join([_packed((*command,)) for command in commands])
         one = _Waiting(packed, len(commands), asyncio.get_running_loop().create_future())
         self._waiting.append(one)
@@ -69,10 +84,17 @@ class Link:
             self._at_work += 1
             self._tasks.add(task := asyncio.create_task(self._serve()))
             task.add_done_callback(self._tasks.discard)
-        return await one.answers
+        try:
+            return await one.answers
+        except asyncio.CancelledError:
+            if one.is_taken:
+                one.over = asyncio.get_running_loop().create_future()
+                await one.over
+            raise
 
     async def aclose(self) -> None:
         """Close the connections; whoever still asks is told so."""
+        self._closed = True
         _fail(self._waiting, ConnectionLost(_CLOSED))
         await ended(*self._tasks)
         while self._idle:
@@ -80,18 +102,47 @@ class Link:
 
     async def _serve(self) -> None:
         """Have a lane answer what waits until nothing does."""
-        lane = self._idle.pop() if self._idle else self._lane()
+        lane: _Lane | None = None
         try:
+            lane = self._idle.pop() if self._idle else self._lane()
             while self._waiting:
                 batch = list(self._waiting)
                 self._waiting.clear()
-                await lane.answer(batch)
+                for one in batch:
+                    one.is_taken = True
+                try:
+                    await lane.answer(batch)
+                finally:
+                    for one in batch:
+                        one.ends()
+        except Exception as error:  # noqa: BLE001  (whatever it is, those who wait are told)
+            _fail(self._waiting, error)
+            self._waiting.clear()
         finally:
-            self._idle.append(lane)
+            if lane is not None:
+                self._idle.append(lane)
             self._at_work -= 1
 
     def _lane(self) -> "_Lane":
         return _Lane(self._pool.make_connection())  # type: ignore[no-untyped-call]
+
+
+class Pipelines:
+    """Asks one server on connections of its pool: what takes long to come, such as many trails, holds up nobody.
+
+    Args:
+        client: whose server it asks.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    async def ask(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Run commands in one round trip, as `Link` does."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=False)
 
 
 class _Lane:
@@ -118,8 +169,14 @@ class _Lane:
         await self._connection.disconnect()
 
     async def _ask(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            await self._answered(batch)
+        except TimeoutError as error:
+            raise TimedOut(_TOO_LATE) from error
+
+    async def _answered(self, batch: Sequence[_Waiting]) -> None:
         connection = self._connection
-        async with asyncio.timeout(self._seconds):
+        async with asyncio.timeout(self._seconds) as limit:
             if connection.is_connected and await connection.can_read():  # the server has closed it, or is out of step
                 await connection.disconnect()
             if not connection.is_connected:
@@ -128,11 +185,14 @@ class _Lane:
             if asked:
                 await connection.send_packed_command([one.packed for one in asked])
             for one in asked:
-                answers = [await self._next() for _ in range(one.count)]
+                answers = [await self._next(limit) for _ in range(one.count)]
                 if not one.answers.done():
                     one.answers.set_result(answers)
 
-    async def _next(self) -> Any:
+    async def _next(self, limit: asyncio.Timeout) -> Any:
+        """Return the next answer; each may take so long."""
+        if self._seconds is not None:
+            limit.reschedule(asyncio.get_running_loop().time() + self._seconds)
         try:
             return await self._connection.read_response()
         except ResponseError as refusal:

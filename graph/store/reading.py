@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from graph.store import scripts
 from graph.store.asking import Asked, answering, together
 from graph.store.calls import CallRecord, Moment, OpenedTurn
-from graph.store.cluster import server_of
+from graph.store.cluster import bulk_server_of, server_of
 from graph.store.codec import Codec
 from graph.store.effects import read as read_effect
 from graph.store.events import START
@@ -42,6 +42,7 @@ class Reading:
     ) -> None:
         self._client = client
         self._server = server_of(client)
+        self._bulk = bulk_server_of(client)
         self._saver = saver
         self._index = index
         self._codec = codec
@@ -89,7 +90,7 @@ class Reading:
         records: list[CallRecord | None] = []
         for start in range(0, len(asked), _AT_ONCE):
             async with answering():
-                for found in await together(self._server, asked[start : start + _AT_ONCE]):
+                for found in await together(self._bulk, asked[start : start + _AT_ONCE]):
                     if isinstance(found, Exception):
                         raise found
                     records.append(_record(found))

@@ -83,7 +83,7 @@ class RedisCalls(Reading):
     ) -> None:
         index = Index(client, ttl=ttl, archives=archive is not None)
         super().__init__(client, saver, index=index, codec=codec)
-        self._trails = Trails(client, self._server, index, archive) if archive else None
+        self._trails = Trails(client, self._bulk, index, archive) if archive else None
         self._longer = KEPT_SECONDS if archive else 0
         self._audit_key = audit_key
         self._ttl = ttl

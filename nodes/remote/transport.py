@@ -15,7 +15,7 @@ _IDLE_SECONDS = 30.0
 _MOST_ADDRESSES = 1_024
 _LONG = 2**20
 _NO_TIMEOUT = aiohttp.ClientTimeout()
-_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.InvalidURL)
+_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.InvalidURL, UnicodeError)  # the last one: no name of a host
 
 
 class AgentTransport:
@@ -57,9 +57,12 @@ class AgentTransport:
 
     def _read(self, url: str) -> URL:
         try:
-            address = self._addresses[url] = URL(url)
+            address = URL(url)
         except ValueError as error:
             raise aiohttp.InvalidURL(url) from error
+        if address.scheme not in ("http", "https"):
+            raise aiohttp.InvalidURL(url)
+        self._addresses[url] = address
         if len(self._addresses) > _MOST_ADDRESSES:
             self._addresses.popitem(last=False)
         return address
@@ -94,7 +97,8 @@ class AgentAnswer:
 
     def header(self, name: str) -> str:
         """Return a header; empty if there is none."""
-        return self._response.headers.get(name, "")
+        text = self._response.headers.get(name, "")
+        return text if text.isascii() else _readable(text.encode("utf-8", "surrogateescape"))
 
     async def piece(self) -> bytes:
         """Return the next piece of the body; empty at its end."""
@@ -106,3 +110,11 @@ class AgentAnswer:
     async def aclose(self) -> None:
         """Let go of the connection; close it unless the whole answer is there."""
         self._response.close()
+
+
+def _readable(header: bytes) -> str:
+    """Return a header that is not ASCII as httpx reads it: as UTF-8 if it is that."""
+    try:
+        return header.decode()
+    except UnicodeDecodeError:
+        return header.decode("latin-1")

@@ -33,6 +33,7 @@ from nodes.remote.exchange import Answer, Broken, Http, NotConnected
 
 _HEADERS = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
 _EVENTS = "text/event-stream"
+_random = random.Random()
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _COMPRESSED = ("gzip", "x-gzip", "deflate")
 _LONGEST_NUMBER = 9
@@ -147,8 +148,12 @@ class _Asked:
                 await answer.aclose()
                 self._answer = answer = await self._sent_to(moved)
             return answer
-        except (NotConnected, Broken, httpx.InvalidURL) as error:
-            raise _translated(self._agent, error) from error
+        except BaseException as error:
+            if self._answer is not None:
+                await self._answer.aclose()
+            if isinstance(error, NotConnected | Broken | httpx.InvalidURL):
+                raise _translated(self._agent, error) from error
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -170,7 +175,7 @@ def _written(
     agent: str, dialect: Dialect, method: str, params: Mapping[str, Any], traceparent: str | None
 ) -> tuple[str, dict[str, str], bytes]:
     """Return the id, the headers and the body of a JSON-RPC request."""
-    request_id = f"{random.getrandbits(128):032x}"  # it only has to differ from that of any other request
+    request_id = f"{_random.getrandbits(128):032x}"  # it only has to differ from that of any other request
     headers = dict(_HEADERS)
     if dialect == "1.0":
         headers[VERSION_HEADER] = dialect
