@@ -4,7 +4,7 @@ from statistics import median
 
 from bench import a2a, full_store, lasting, workers
 from bench.chart import Curve, Point, draw
-from bench.contestants import PEER, SUBJECT, Name
+from bench.contestants import FLOOR, PEER, SUBJECT, Name
 from bench.machine import made_by
 from bench.results import Results
 from bench.tables import NO_FIGURE, ratio, speed_table, table
@@ -26,9 +26,11 @@ PACKAGES = (
 SET_UP_NOTE = f"""\
 Contestants: `core` and `langgraph-redis` are the service (`flows serve`) on its two stores; `{PEER}` is
 [bench/handwritten.py](handwritten.py), the same contract with FastAPI, redis-py and httpx and no graph, lock
-or recovery. One process each, all on their defaults, each with a Redis of its own (Valkey with JSON and
-Search, nothing on disk), all calling one very light agent. Load, agent, Redis and contestant share the
-machine's cores. No turn of this run failed: a run with a failure prints no figures."""
+or recovery; `{FLOOR}` is the same with one change ([bench/on_langgraph.py](on_langgraph.py)): its agent is asked by
+the only node of a LangGraph graph that keeps nothing, which shows what LangGraph itself takes. All of them run on
+uvloop and httptools. One process each, all on their defaults, each with a Redis of its own (Valkey with JSON and
+Search, nothing on disk), all calling one very light agent. Load, agent, Redis and contestant share the machine's
+cores. No turn of this run failed: a run with a failure prints no figures."""
 TARGET_NOTE = """\
 Seen is judged: the ratio of the medians, where there are rounds. In pairs is the median of the ratios of each
 round by itself, and their range: what made a whole round slow cancels out in it; for the starts it is that of

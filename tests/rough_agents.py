@@ -79,7 +79,7 @@ async def rough_agent(answer: Answer, card: Answer | None = None, *, deaf: bool 
         await asyncio.gather(*connections, return_exceptions=True)
         for writer in writers:
             writer.transport.abort()  # a client that does not read would keep it open
-        await asyncio.sleep(0.01)
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 async def _converse(
