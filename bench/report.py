@@ -15,7 +15,6 @@ PACKAGES = (
     "uvicorn",
     "httpx",
     "aiohttp",
-    "aiohttp",
     "redis",
     "langgraph",
     "langgraph-checkpoint-redis",
