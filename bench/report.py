@@ -34,7 +34,8 @@ TARGET_NOTE = """\
 Seen is judged: the ratio of the medians, where there are rounds. In pairs is the median of the ratios of each
 round by itself, and their range: what made a whole round slow cancels out in it; for the starts it is that of
 their seconds. Before is what was seen before the work on speed began ([BEFORE.md](BEFORE.md) and A2A.md of the same
-day; — was not measured)."""
+day; — was not measured). What is not kept, and why, is in
+[docs/decisions/0013](../docs/decisions/0013-what-a-turn-costs.md)."""
 SPEED_NOTE = f"""\
 Medians of {{rounds}} rounds; contestants take turns within a round. × is the ratio to `{PEER}`: more is
 better for turns/s, less for the others. The range is the slowest and the fastest round. CPU is the
