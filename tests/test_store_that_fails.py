@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -240,14 +241,18 @@ def test_a_turn_that_cannot_be_saved_is_refused_and_its_call_is_free_again_at_on
 def test_what_was_answered_is_there_after_every_restart(
     start: StartService, puppet: tuple[Puppet, str], server: Server
 ) -> None:
-    service = opened_on(server, start, puppet)
+    service, enough = opened_on(server, start, puppet), Event()
 
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(insisting, service, "C", turns=60)
-        for _ in range(4):
-            eventually(lambda: len(puppet[0].messages) % 10 == 5)
-            server.kill()
-            server.start()
+        told = pool.submit(insisting, service, "C", until=enough)
+        try:
+            for _ in range(4):
+                seen = len(puppet[0].messages)
+                eventually(partial(has_more_than, puppet[0], seen + 10))
+                server.kill()
+                server.start()
+        finally:
+            enough.set()
         answers = told.result(timeout=60)
 
     trail = service.http.get("/session/C/steps").json()
@@ -349,10 +354,17 @@ def answered(service: Service, call: str, message: str, intent: str) -> dict[str
     return dict(answer.json())
 
 
-def insisting(service: Service, call: str, *, turns: int) -> dict[int, str]:
+def insisting(service: Service, call: str, *, until: Event) -> dict[int, str]:
     """The answered turns' messages by their steps; each is sent again until it is answered."""
-    told = [answered(service, call, f"message {number}", "unknown")["step"] for number in range(turns)]
-    return {step: f"message {number}" for number, step in enumerate(told)}
+    told: dict[int, str] = {}
+    while not until.is_set():
+        message = f"message {len(told)}"
+        told[answered(service, call, message, "unknown")["step"]] = message
+    return told
+
+
+def has_more_than(puppet: Puppet, messages: int) -> bool:
+    return len(puppet.messages) > messages
 
 
 def status_of(answer: httpx.Response, status: int) -> httpx.Response | None:
