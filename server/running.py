@@ -119,9 +119,10 @@ class Runner:
             effects=TurnEffects(turn),
             timing=turn.timing,
         )
-        brought: CallInput | Command[Any] = request.inputs(turn)
+        inputs = request.inputs(turn)
+        brought: CallInput | Command[Any] = inputs
         if turn.one_save:
-            brought = entering(begun.version.routes, turn.state, request.inputs(turn), graph.channels)
+            brought = entering(begun.version.routes, turn.state, inputs, graph.channels)
         modes: list[StreamMode] = ["custom", "values"] if begun.followed else ["values"]
         state: Mapping[str, Any] = {}
         async for told in graph.astream(
